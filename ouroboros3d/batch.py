@@ -1,0 +1,86 @@
+"""The one typed object between data and model, checked once where the two meet."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from ouroboros3d.cameras import Cameras, check_rigid
+
+
+@dataclass(frozen=True)
+class MultiviewBatch:
+    """B objects with V generated views (view 0 is the input) and T novel supervision views.
+
+    Everything is in the input-relative frame: camera 0 has azimuth 0 and elevation 0 and looks at the origin.
+
+    Args:
+        uids: B names.
+        images_01: [B, V, 3, H, W] sRGB on `background`; [B, 1, 3, H, W] where only the input is known (predict).
+        alpha: [B, V, 1, H, W] (or V = 1, as the images).
+        cameras: [B, V].
+        target_images_01: [B, T, 3, H, W] on `background`; T may be 0.
+        target_alpha: [B, T, 1, H, W].
+        target_cameras: [B, T].
+        background: [B, 3] the colour that the images were composited on, in [0, 1].
+        object_from_batch: [B, 4, 4] maps points of the input-relative frame to the object's own (+Y up) frame.
+    """
+
+    uids: tuple[str, ...]
+    images_01: Tensor
+    alpha: Tensor
+    cameras: Cameras
+    target_images_01: Tensor
+    target_alpha: Tensor
+    target_cameras: Cameras
+    background: Tensor
+    object_from_batch: Tensor
+
+    @property
+    def input_images_01(self) -> Tensor:
+        """[B, 3, H, W] the input view."""
+        return self.images_01[:, 0]
+
+    def to(self, device: torch.device | str) -> "MultiviewBatch":
+        """The batch on another device."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "uids"}
+        return replace(self, **moved)
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.uids)
+
+    def validate(self) -> "MultiviewBatch":
+        """Check shapes, value ranges, poses and finiteness; returns itself.
+
+        Raises:
+            ValueError: what is off, with the expected and the found value.
+        """
+        batch, views = self.cameras.shape
+        targets = self.target_cameras.shape[1]
+        height, width = self.images_01.shape[-2:]
+        shown = self.images_01.shape[1]
+        expected = {
+            "images_01": (batch, shown, 3, height, width),
+            "alpha": (batch, shown, 1, height, width),
+            "target_images_01": (batch, targets, 3, height, width),
+            "target_alpha": (batch, targets, 1, height, width),
+            "background": (batch, 3),
+            "object_from_batch": (batch, 4, 4),
+        }
+        if len(self.uids) != batch or shown not in (1, views):
+            raise ValueError(
+                f"MultiviewBatch: expected {len(self.uids)} uids with 1 or V images each to match cameras [B, V] = "
+                f"{[batch, views]}, got images of {list(self.images_01.shape)}."
+            )
+        for name, shape in expected.items():
+            tensor = getattr(self, name)
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"MultiviewBatch.{name}: expected shape {list(shape)}, got {list(tensor.shape)}.")
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"MultiviewBatch.{name}: expected finite values, got NaN or infinity ({self.uids}).")
+            if name != "object_from_batch" and tensor.numel() and not (tensor.min() >= 0 and tensor.max() <= 1):
+                low, high = tensor.min().item(), tensor.max().item()
+                raise ValueError(f"MultiviewBatch.{name}: expected values in [0, 1], got [{low:g}, {high:g}].")
+        check_rigid(torch.cat([self.cameras.c2w_opencv, self.target_cameras.c2w_opencv], dim=1))
+        return self
