@@ -1,0 +1,56 @@
+# One word per chore; each exits non-zero on failure. PYTHON and VENV can be set: make test PYTHON=python3.12 VENV=/tmp/env
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Networks this small are slower with several threads per operation than with one; the suite is also steadier.
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup hooks demo test test-slow test-gpu lint types bench clean
+
+help:  ## what there is to make
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## virtual environment with the tested versions and this package, editable
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v[:2] <= (3, 12) and \
+	    f"$(PYTHON) is Python {v[0]}.{v[1]}: expected 3.10, 3.11 or 3.12; choose one with make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
+	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+hooks: $(STAMP)  ## run the checks before every commit
+	$(BIN)/pre-commit install
+
+demo: $(STAMP)  ## train the recursive model on the bundled objects, test it, show where everything is
+	$(BIN)/python -m ouroboros3d fit --config ablations/recursive.yaml
+	$(BIN)/python -m ouroboros3d test
+
+test: $(STAMP)  ## the test suite, on the CPU and without network
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## the test suite with the tests that take minutes
+	$(BIN)/python -m pytest --slow
+
+test-gpu: $(STAMP)  ## the tests that need a CUDA device
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "test-gpu: no CUDA device here.")'
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(STAMP)  ## ruff and codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+types: $(STAMP)  ## mypy, strict on the package
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## the renderer's table on this machine's CPU, in under five minutes
+	$(BIN)/python benchmarks/renderer.py
+
+clean:  ## everything but the runs
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
