@@ -1,1 +1,1 @@
-"""."""
+"""Optional things around the core: pictures, results, predictions, run statistics."""

@@ -1,1 +1,1 @@
-"""."""
+"""The denoiser's preconditioning and conditions, guidance, and the one sampler of all variants."""

@@ -1,1 +1,1 @@
-"""."""
+"""The three variants as LightningModules on one base."""

@@ -1,0 +1,450 @@
+"""The base of all variants: what they share in training, sampling, validation, test and prediction."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from ouroboros3d.batch import MultiviewBatch
+from ouroboros3d.cameras import Cameras
+from ouroboros3d.diffusion.conditioning import (
+    Conditions,
+    added_time_ids,
+    draw_condition_noise_levels,
+    draw_guidance_dropout,
+)
+from ouroboros3d.diffusion.guidance import GuidanceShape, GuidedDenoiser, view_guidance
+from ouroboros3d.diffusion.preconditioning import (
+    Feedback,
+    denoise,
+    diffusion_loss,
+    draw_training_sigmas,
+    per_sample,
+)
+from ouroboros3d.diffusion.sampling import AfterEstimate, Observer, karras_sigmas, sample, unchanged
+from ouroboros3d.gaussians import Gaussians
+from ouroboros3d.lightning_modules.augmentation import augment_views
+from ouroboros3d.lightning_modules.losses import ReconstructionLoss, ReconstructionLossSettings
+from ouroboros3d.metrics.images import constant_psnr, load_lpips_or_explain, psnr, ssim
+from ouroboros3d.networks.codecs import ImageCodec
+from ouroboros3d.networks.image_encoder import ImageEncoder
+from ouroboros3d.networks.lgm import LGM
+from ouroboros3d.networks.multiview_unet import MultiviewUNet
+from ouroboros3d.networks.pretrained import load_base_weights
+from ouroboros3d.renderers.gaussians import GaussianRenderer
+from ouroboros3d.renderers.rendering import Rendering
+
+_log = logging.getLogger(__name__)
+_BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights" / "desk.safetensors"
+# Parameters that a variant adds to the staged ones; a staged checkpoint leaves them as they start.
+_ADAPTERS = "unet.cond_encoder."
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """The sampler's settings; the defaults are the published ones.
+
+    Args:
+        num_steps: Euler steps.
+        sigma_min: last noise level above 0.
+        sigma_max: first noise level.
+        guidance_min: guidance at the input view.
+        guidance_max: guidance at the opposite view.
+        guidance_shape: over the views: `triangle`, or `published` (linear in the index).
+        condition_noise: level of the noise added to the input image's latent.
+    """
+
+    num_steps: int = 25
+    sigma_min: float = 0.002
+    sigma_max: float = 700.0
+    guidance_min: float = 1.0
+    guidance_max: float = 3.0
+    guidance_shape: GuidanceShape = "triangle"
+    condition_noise: float = 0.02
+
+
+class Generation(NamedTuple):
+    """What `generate` returns.
+
+    views_01: [B, V, 3, H, W] the generated views in [0, 1].
+    gaussians: [B, N] their reconstruction, in the input-relative frame.
+    """
+
+    views_01: Tensor
+    gaussians: Gaussians
+
+
+class Draw(NamedTuple):
+    """The random part of one training step.
+
+    latents: [B, V, C, h, w] clean z.
+    noisy: [B, V, C, h, w] z + sigma * noise.
+    sigma: [B].
+    conditions: with guidance dropout.
+    """
+
+    latents: Tensor
+    noisy: Tensor
+    sigma: Tensor
+    conditions: Conditions
+
+
+class ImageTo3D(LightningModule):
+    """A multi-view diffusion model F and a reconstructor R, without any exchange.
+
+    Subclasses are the variants. They fill two hooks: `training_losses` (what F and R exchange in training) and
+    `after_estimate` (what they exchange in sampling).
+
+    Args:
+        unet: the multi-view diffusion network F, with feedback adapters if the variant has them.
+        reconstructor: R, views to Gaussians.
+        codec: images to latents and back; frozen.
+        image_encoder: embedding of the input image for F's cross-attention.
+        renderer: differentiable Gaussian renderer.
+        optimizer: of all trainable parameters.
+        sampler: settings of the sampler.
+        reconstruction_loss: weights of the reconstruction loss.
+        base_weights: where training starts: `bundled` (desk scale), a safetensors file of base weights, a checkpoint of
+            this project (staged ones fit every variant), or null for random weights.
+        train: the parts that are trained.
+        guidance_dropout: rate p of METHOD section 1.
+        augmentation: probability of each of LGM's augmentations of clean input views.
+        warmup_steps: linear warm-up of the learning rate.
+        decay: of the learning rate after the warm-up, over the rest of the run.
+        condition_noise_ids: noise level id `per_sample`, or sample 0's for the whole batch (`published`).
+    """
+
+    def __init__(
+        self,
+        unet: MultiviewUNet,
+        reconstructor: LGM,
+        codec: ImageCodec,
+        image_encoder: ImageEncoder,
+        renderer: GaussianRenderer,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        sampler: SamplerSettings = SamplerSettings(),  # noqa: B008 - frozen
+        reconstruction_loss: ReconstructionLossSettings = ReconstructionLossSettings(),  # noqa: B008 - frozen
+        base_weights: str | None = "bundled",
+        train: tuple[Literal["unet", "reconstructor", "image_encoder"], ...] = ("unet", "reconstructor"),
+        guidance_dropout: float = 0.1,
+        augmentation: float = 0.5,
+        warmup_steps: int = 0,
+        decay: Literal["constant", "cosine"] = "constant",
+        condition_noise_ids: Literal["per_sample", "published"] = "per_sample",
+    ) -> None:
+        super().__init__()
+        # Convolutions are up to three times as fast in this layout on a CPU, and faster on tensor cores.
+        self.unet = unet.to(memory_format=torch.channels_last)
+        self.reconstructor = reconstructor.to(memory_format=torch.channels_last)
+        self.codec = codec.requires_grad_(False)
+        self.image_encoder = image_encoder
+        self.renderer = renderer
+        self.optimizer = optimizer
+        self.sampler = sampler
+        self.reconstruction_loss = ReconstructionLoss(reconstruction_loss)
+        self.guidance_dropout = guidance_dropout
+        self.augmentation = augmentation
+        self.warmup_steps = warmup_steps
+        self.decay = decay
+        self.condition_noise_ids = condition_noise_ids
+        self.trained_parts = tuple(train)
+        for name in ("unet", "reconstructor", "image_encoder"):
+            getattr(self, name).requires_grad_(name in train)
+        self.run_seed = 0
+        if base_weights is not None:
+            self._load_base_weights(base_weights)
+        self._lpips_metric: list[torch.nn.Module] = []  # outside the module tree: it belongs in no checkpoint
+
+    # ---------------------------------------------------------------------------------------------- the two hooks
+
+    def training_losses(self, batch: MultiviewBatch, coin: float) -> dict[str, Tensor]:
+        """Losses of one step by name; their sum is minimised. Here: F and R side by side, no exchange.
+
+        Args:
+            batch: B objects.
+            coin: uniform in [0, 1), one a step and the same on every rank, so that all run the same graph.
+        """
+        draw = self.draw(batch)
+        estimate = self.denoise(draw)
+        clean, _ = self.reconstruct_clean(batch)
+        return {
+            "diffusion": diffusion_loss(estimate, draw.latents, draw.sigma),
+            "reconstruction": self.reconstruction_loss.settings.weight * self.reconstruction_loss_of(clean, batch),
+        }
+
+    def after_estimate(self, cameras: Cameras, background: Tensor, size: tuple[int, int]) -> AfterEstimate:
+        """The sampler's hook for objects seen by cameras [B, V] on background [B, 3], images of (H, W). Here: none."""
+        return unchanged
+
+    # ---------------------------------------------------------------------------------------------- shared pieces
+
+    def draw(self, batch: MultiviewBatch) -> Draw:
+        """Encode a batch and draw noise levels, noise and dropped conditions from torch's stream."""
+        latents = self.codec.encode(batch.images_01)
+        count, device = len(batch), latents.device
+        sigma = draw_training_sigmas(count).to(device)
+        noise = torch.randn(latents.shape).to(latents)
+        level = draw_condition_noise_levels(count).to(device)
+        conditions = self.conditions(batch.input_images_01, batch.cameras, level)
+        dropped = draw_guidance_dropout(count, self.guidance_dropout)
+        conditions = conditions.dropped(*(mask.to(device) for mask in dropped))
+        return Draw(latents, latents + per_sample(sigma, noise) * noise, sigma, conditions)
+
+    def conditions(
+        self, image_01: Tensor, cameras: Cameras, noise_level: Tensor, noise: Tensor | None = None
+    ) -> Conditions:
+        """Conditions from input images [B, 3, H, W] with noise [B, 3, H, W] of level [B] added before encoding."""
+        noise = torch.randn(image_01.shape).to(image_01) if noise is None else noise
+        latents = self.codec.condition(image_01 * 2 - 1 + per_sample(noise_level, noise) * noise)
+        ids = noise_level if self.condition_noise_ids == "per_sample" else noise_level[:1].expand_as(noise_level)
+        return Conditions(self.image_encoder(image_01), latents, added_time_ids(ids), cameras)
+
+    def denoise(self, draw: Draw, feedback: Feedback | None = None) -> Tensor:
+        """z0_hat [B, V, C, h, w] of a training draw."""
+        return denoise(self.unet, draw.noisy, draw.sigma, draw.conditions, feedback)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Views [B, V, 3, H, W] in [0, 1] of latents [B, V, C, h, w]."""
+        return self.codec.decode(latents).clamp(0, 1)
+
+    def reconstruct_clean(self, batch: MultiviewBatch) -> tuple[Rendering, Gaussians]:
+        """Reconstruct a batch's clean views (augmented as LGM does) and render the result at all V + T cameras."""
+        views, cameras = batch.images_01, batch.cameras
+        if self.training and self.augmentation > 0:
+            views, cameras = augment_views(views, cameras, self.augmentation, batch.background)
+        gaussians = self.reconstructor(views, cameras)
+        return self.render_all(gaussians, batch), gaussians
+
+    def render_all(self, gaussians: Gaussians, batch: MultiviewBatch) -> Rendering:
+        """Render at the batch's V input and T novel cameras, [B, V + T, ...], on its background."""
+        cameras = Cameras.cat([batch.cameras, batch.target_cameras])
+        height, width = batch.images_01.shape[-2:]
+        rendering: Rendering = self.renderer(gaussians, cameras, height, width, batch.background)
+        return rendering
+
+    def reconstruction_loss_of(self, rendering: Rendering, batch: MultiviewBatch) -> Tensor:
+        """The reconstruction loss of renders at all V + T cameras."""
+        stage = "train" if self.training else "val"
+        self.log(f"{stage}/truncated_pixels", rendering.truncated_fraction, batch_size=len(batch), sync_dist=True)
+        loss: Tensor = self.reconstruction_loss(rendering, batch)
+        return loss
+
+    @torch.no_grad()
+    def generate(
+        self,
+        image_01: Tensor,
+        cameras: Cameras,
+        background: Tensor,
+        uids: Sequence[str],
+        seed: int = 0,
+        observers: Sequence[Observer] = (),
+    ) -> Generation:
+        """Generate V views and a 3D reconstruction of each input image.
+
+        Args:
+            image_01: [B, 3, H, W] in [0, 1].
+            cameras: [B, V] input-relative; camera 0 sees the input image.
+            background: [B, 3] the input image's background.
+            uids: B names; an object's noise depends on its name and the seed alone, not on its batch or variant.
+            seed: of the noise.
+            observers: look at each sampler step.
+        """
+        size = (image_01.shape[-2], image_01.shape[-1])
+        settings, count = self.sampler, image_01.shape[0]
+        shape = self.codec.encode(image_01[:1, None]).shape[2:]
+        noise = torch.stack([_named_noise((cameras.shape[1], *shape), f"{seed}/{uid}") for uid in uids]).to(image_01)
+        condition_noise = torch.stack([_named_noise((3, *size), f"{seed}/{uid}/input") for uid in uids]).to(image_01)
+        level = torch.full((count,), settings.condition_noise, device=image_01.device)
+        conditions = self.conditions(image_01, cameras, level, condition_noise)
+        guidance = view_guidance(
+            cameras.shape[1], settings.guidance_min, settings.guidance_max, settings.guidance_shape
+        )
+        latents = sample(
+            GuidedDenoiser(self.unet, conditions, guidance),
+            noise,
+            karras_sigmas(settings.num_steps, settings.sigma_min, settings.sigma_max),
+            after_estimate=self.after_estimate(cameras, background, size),
+            observers=observers,
+        )
+        views = self.decode(latents)
+        return Generation(views, self.reconstructor(views, cameras))
+
+    # ---------------------------------------------------------------------------------------------- Lightning's steps
+
+    def on_fit_start(self) -> None:
+        """Remember the run's seed: every step's random numbers follow from it, so that a resumed run is exact."""
+        self.run_seed = torch.initial_seed()
+
+    def training_step(self, batch: MultiviewBatch, batch_idx: int) -> Tensor:
+        """One step; every random number in it follows from the run's seed, the epoch, the batch and the rank."""
+        batch.validate()
+        step = f"{self.run_seed}/{self.current_epoch}/{batch_idx}"
+        with seeded(step):
+            coin = float(torch.rand(()))
+        with seeded(f"{step}/{self.global_rank}"):
+            losses = self.training_losses(batch, coin)
+        total = torch.stack(list(losses.values())).sum()
+        for name, loss in losses.items():
+            self.log(f"train/{name}_loss", loss, batch_size=len(batch))
+        self.log("train/loss", total, prog_bar=True, batch_size=len(batch))
+        return total
+
+    def validation_step(self, batch: MultiviewBatch, batch_idx: int) -> Generation:
+        """Losses with fixed noise, and the full generation's quality."""
+        batch.validate()
+        with seeded(f"validation/{batch_idx}"):
+            losses = ImageTo3D.training_losses(self, batch, coin=1.0)
+        for name, loss in losses.items():
+            self.log(f"val/{name}_loss", loss, batch_size=len(batch), sync_dist=True)
+        generation, values = self.evaluate(batch)
+        for name, value in values.items():
+            bar = name == "render_psnr"
+            self.log(f"val/{name}", value.mean(), batch_size=len(batch), prog_bar=bar, sync_dist=True)
+        return generation
+
+    def test_step(self, batch: MultiviewBatch, batch_idx: int) -> tuple[Generation, dict[str, Tensor]]:
+        """The full generation of each object and its values, for the callback that writes the results."""
+        batch.validate()
+        return self.evaluate(batch)
+
+    def predict_step(self, batch: MultiviewBatch, batch_idx: int) -> Generation:
+        """Views and Gaussians of input images without ground truth."""
+        batch.validate()
+        return self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)
+
+    def evaluate(self, batch: MultiviewBatch) -> tuple[Generation, dict[str, Tensor]]:
+        """Generate and compare with the ground truth.
+
+        Returns:
+            the generation and values [B] by name: `mv_*` of the generated views (without the input view), `render_*` of
+            the Gaussians at the same cameras, `novel_*` of the Gaussians at the novel cameras; `*_foreground` counts
+            only pixels of the object; `constant_psnr_foreground` is what the best constant image reaches at the novel
+            cameras, `gap_psnr` the agreement of generated views and renders.
+        """
+        generation = self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)
+        renders = self.render_all(generation.gaussians, batch).colour.clamp(0, 1)
+        views = batch.cameras.shape[1]
+        pairs = {
+            "mv": (generation.views_01[:, 1:], batch.images_01[:, 1:], batch.alpha[:, 1:] > 0.5),
+            "render": (renders[:, 1:views], batch.images_01[:, 1:], batch.alpha[:, 1:] > 0.5),
+            "novel": (renders[:, views:], batch.target_images_01, batch.target_alpha > 0.5),
+        }
+        values: dict[str, Tensor] = {}
+        for name, (images, targets, mask) in pairs.items():
+            values[f"{name}_psnr"] = psnr(images, targets).mean(1)
+            values[f"{name}_psnr_foreground"] = psnr(images, targets, mask).nanmean(1)
+            values[f"{name}_ssim"] = ssim(images, targets).mean(1)
+            for lpips in self._lpips_metric:
+                distance = lpips(images.flatten(0, 1) * 2 - 1, targets.flatten(0, 1) * 2 - 1)
+                values[f"{name}_lpips"] = distance.view(len(batch), -1).mean(1)
+        values["gap_psnr"] = psnr(generation.views_01, renders[:, :views]).mean(1)
+        _, targets, mask = pairs["novel"]
+        values["constant_psnr_foreground"] = constant_psnr(targets, mask).nanmean(1)
+        return generation, values
+
+    def on_test_start(self) -> None:
+        """Load LPIPS for the metrics, or say in one line that it is left out."""
+        lpips = load_lpips_or_explain(self.reconstruction_loss.settings.lpips_net)
+        self._lpips_metric = [] if lpips is None else [lpips.to(self.device)]
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of shapes
+        """The optimiser of all trainable parameters, with warm-up and decay a step."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        total = self.trainer.estimated_stepping_batches
+        schedule = partial(_learning_rate_factor, warmup=self.warmup_steps, total=total, decay=self.decay)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # ---------------------------------------------------------------------------------------------- weights
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the variant, so that another one can say what it was given."""
+        checkpoint["ouroboros3d_variant"] = type(self).__name__
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Accept a staged checkpoint in every variant; answer any other mismatch with one clear line.
+
+        Raises:
+            ValueError: of another variant or shape.
+        """
+        variant = checkpoint.get("ouroboros3d_variant", "an unknown variant")
+        fitting = self._trainer is not None and self.trainer.state.fn == "fit"
+        if fitting and variant != type(self).__name__:
+            raise ValueError(
+                f"ckpt_path: expected a checkpoint of {type(self).__name__} to resume, got one of {variant}; to start "
+                "from its weights pass it as --model.init_args.base_weights."
+            )
+        checkpoint["state_dict"] = self.adapt_state(checkpoint["state_dict"], variant)
+
+    def adapt_state(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+        """A state dict for this variant from another's: adapters that it lacks stay as they start, said in the log.
+
+        Raises:
+            ValueError: missing or unexpected keys other than missing adapters, or other shapes.
+        """
+        own = self.state_dict()
+        fresh = [key for key in own if key not in state and key.startswith(_ADAPTERS)]
+        if fresh:
+            _log.info("%d adapter tensors are new: %s has none; they start at zero output.", len(fresh), source)
+        state = {**state, **{key: own[key] for key in fresh}}
+        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+        if missing or unexpected or shapes:
+            raise ValueError(
+                f"checkpoint: expected the weights of {type(self).__name__} as configured, got those of {source}: "
+                f"{_some('missing', missing)}, {_some('unexpected', unexpected)}, {_some('of another shape', shapes)}; "
+                "use the configuration that it was trained with (config.yaml in its run)."
+            )
+        return state
+
+    def _load_base_weights(self, source: str) -> None:
+        path = _BUNDLED_WEIGHTS if source == "bundled" else Path(source)
+        if not path.is_file():
+            raise ValueError(
+                f"base_weights: expected 'bundled', a .safetensors or .ckpt file, or null for random weights, got "
+                f"{source!r} and no file at {path}."
+            )
+        if path.suffix == ".ckpt":
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            state = self.adapt_state(checkpoint["state_dict"], str(path))
+            self.load_state_dict(state)
+        else:
+            parts = {name: getattr(self, name) for name in ("unet", "reconstructor", "image_encoder")}
+            load_base_weights(path, parts)
+
+
+@contextmanager
+def seeded(name: str) -> Iterator[None]:
+    """Torch's CPU stream seeded by a name inside the block, and as it was after it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_named_seed(name))
+        yield
+
+
+def _named_seed(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
+
+
+def _named_noise(shape: tuple[int, ...], name: str) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(_named_seed(name)))
+
+
+def _learning_rate_factor(step: int, warmup: int, total: float, decay: str) -> float:
+    rise = min(1.0, (step + 1) / (warmup + 1))
+    if decay == "constant":
+        return rise
+    done = min(1.0, max(0, step - warmup) / max(1.0, total - warmup))
+    return rise * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
+
+
+def _some(what: str, keys: Sequence[str]) -> str:
+    return f"{len(keys)} {what}" + (f" ({', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''})" if keys else "")

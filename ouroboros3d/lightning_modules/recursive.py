@@ -1,0 +1,97 @@
+"""Recursive (Ouroboros3D): renders of the 3D reconstructed so far condition the next step, and F and R train jointly."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ouroboros3d.batch import MultiviewBatch
+from ouroboros3d.cameras import Cameras
+from ouroboros3d.diffusion.guidance import Estimate
+from ouroboros3d.diffusion.preconditioning import Feedback, diffusion_loss, scalings
+from ouroboros3d.diffusion.sampling import AfterEstimate
+from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
+from ouroboros3d.renderers.rendering import Rendering, encode_coordinates
+
+
+class Recursive(ImageTo3D):
+    """The joint training step and the recursive sampler of METHOD section 4.
+
+    Which maps are fed back is the network's own argument, `unet.init_args.feedback_maps`; with none, this is joint
+    training without feedback.
+
+    Args:
+        feedback_probability: p of the coin toss; heads trains F with feedback, tails without.
+        detach_feedback: maps reach F without a graph; False lets F's loss train R through them (published code).
+        reconstruction_gradient: the reconstruction loss of the estimated views reaches F.
+        feedback_every: at inference, renew the feedback at every n-th step and keep it between.
+        base: the arguments of `ImageTo3D`.
+    """
+
+    # jsonargparse follows **base to ImageTo3D's own arguments, so the YAML stays typed and a typo dies when it is read.
+    def __init__(
+        self,
+        feedback_probability: float = 0.5,
+        detach_feedback: bool = True,
+        reconstruction_gradient: bool = False,
+        feedback_every: int = 1,
+        **base: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(**base)
+        if not 0 <= feedback_probability <= 1 or feedback_every < 1:
+            raise ValueError(
+                "feedback_probability, feedback_every: expected a probability and a count >= 1, got "
+                f"{feedback_probability}, {feedback_every}."
+            )
+        self.feedback_probability = feedback_probability
+        self.detach_feedback = detach_feedback
+        self.reconstruction_gradient = reconstruction_gradient
+        self.feedback_every = feedback_every
+
+    def training_losses(self, batch: MultiviewBatch, coin: float) -> dict[str, Tensor]:
+        """Estimate, reconstruct the estimate and the clean views, and on heads estimate again with feedback."""
+        draw = self.draw(batch)
+        heads = bool(self.unet.feedback_maps) and coin < self.feedback_probability
+        # On heads the first estimate's own loss is not used: unless the reconstruction's gradient is wanted through it,
+        # it needs no graph, and the step costs one forward of F more than a staged step.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (not heads or self.reconstruction_gradient)):
+            estimate = self.denoise(draw)
+            views = self.decode(estimate)
+        if not self.reconstruction_gradient:
+            views = views.detach()
+        gaussians = self.reconstructor(views, batch.cameras, scalings(draw.sigma).c_noise)
+        rendering = self.render_all(gaussians, batch)
+        clean, _ = self.reconstruct_clean(batch)
+        if heads:
+            feedback = self.feedback(rendering, views=batch.cameras.shape[1])
+            if self.detach_feedback:
+                feedback = {name: maps.detach() for name, maps in feedback.items()}
+            estimate = self.denoise(draw, feedback)
+        estimated = self.reconstruction_loss_of(rendering, batch)
+        reconstruction = (estimated + self.reconstruction_loss_of(clean, batch)) / 2
+        return {
+            "diffusion": diffusion_loss(estimate, draw.latents, draw.sigma),
+            "reconstruction": self.reconstruction_loss.settings.weight * reconstruction,
+        }
+
+    def after_estimate(self, cameras: Cameras, background: Tensor, size: tuple[int, int]) -> AfterEstimate:
+        """Reconstruct the estimate at its noise level and hand its maps to the next step."""
+        kept: list[Feedback | None] = [None]
+
+        def hook(index: int, sigma: Tensor, estimate: Estimate) -> tuple[Tensor, Feedback | None]:
+            if self.unet.feedback_maps and index % self.feedback_every == 0:
+                c_noise = scalings(sigma.expand(estimate.z0.shape[0])).c_noise
+                gaussians = self.reconstructor(self.decode(estimate.z0), cameras, c_noise)
+                kept[0] = self.feedback(self.renderer(gaussians, cameras, *size, background), cameras.shape[1])
+            return estimate.z0, kept[0]
+
+        return hook
+
+    def feedback(self, rendering: Rendering, views: int) -> dict[str, Tensor]:
+        """The maps [B, V, 3, H, W] in [0, 1] that the network wants, from the first V views of a rendering."""
+        maps: dict[str, Tensor] = {}
+        if "colour" in self.unet.feedback_maps:
+            maps["colour"] = rendering.colour[:, :views].clamp(0, 1)
+        if "coordinates" in self.unet.feedback_maps:
+            maps["coordinates"] = encode_coordinates(rendering.coordinates[:, :views], rendering.alpha[:, :views])
+        return maps
