@@ -1,0 +1,88 @@
+"""What every test runs under: no network, one thread, fixed seeds, gated markers, and a clean working folder."""
+
+import os
+import shutil
+from pathlib import Path
+
+# Before any library reads them: a test that needs the hub says so with the marker `network`.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The tensors are tiny, so handing work to a second thread costs more than it saves; sums are also in one fixed order.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
+
+
+def why_not(marker: str, config: pytest.Config) -> str | None:
+    """The one gate of all markers: why a test with this marker cannot run here, or None."""
+    if marker == "slow" and not config.getoption("--slow"):
+        return "takes minutes; run with --slow"
+    if marker == "network" and not config.getoption("--network"):
+        return "needs the network; run with --network"
+    if marker == "gpu" and not torch.cuda.is_available():
+        return "needs a CUDA device"
+    if marker == "browser" and not any(map(shutil.which, BROWSERS)):
+        return f"needs a browser: one of {', '.join(BROWSERS)}"
+    return None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes")
+    parser.addoption("--network", action="store_true", help="run the tests that download something")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--network"):
+        os.environ["HF_HUB_OFFLINE"] = "0"
+    config.stash[_BEFORE] = _entries(config)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        reasons = [why_not(mark.name, config) for mark in item.iter_markers()]
+        for reason in filter(None, reasons):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Every test starts from the same global streams, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - third-party code draws from the global stream
+    torch.manual_seed(0)
+
+
+# The stray-file guard: a test writes under tmp_path, and a run that leaves anything else in the working folder fails.
+_BEFORE = pytest.StashKey[set[str]]()
+_STRAY = pytest.StashKey[list[str]]()
+_OURS = {".pytest_cache", ".hypothesis", ".coverage", "coverage.xml", "htmlcov", "__pycache__"}
+
+
+def _entries(config: pytest.Config) -> set[str]:
+    """Names in the folder the run started in and in its `runs`, without what pytest and its plugins leave."""
+    folder = config.invocation_params.dir
+    runs = Path(folder, "runs")
+    names = {path.name for path in folder.iterdir() if path.name not in _OURS and not path.name.startswith(".coverage.")}
+    return names | ({f"runs/{path.name}" for path in runs.iterdir()} if runs.is_dir() else set())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    stray = sorted(_entries(session.config) - session.config.stash[_BEFORE])
+    session.config.stash[_STRAY] = stray
+    if stray and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if stray := config.stash.get(_STRAY, []):
+        terminalreporter.section("stray files", red=True)
+        terminalreporter.line(f"expected the tests to write under tmp_path, got new in {config.invocation_params.dir}:")
+        terminalreporter.line(", ".join(stray))
