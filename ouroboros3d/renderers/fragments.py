@@ -5,7 +5,7 @@ from pytorch3d.renderer.points.rasterize_points import rasterize_points
 from torch import Tensor
 
 from ouroboros3d.renderers.projection import MAX_ALPHA, MIN_ALPHA, Splats
-from ouroboros3d.renderers.tiles import TileLists
+from ouroboros3d.renderers.gaussian_tiles import TileLists
 
 # Below this transmittance a pixel counts as saturated: what lies behind cannot change it by more than this.
 SATURATED = 1e-5

@@ -1,14 +1,17 @@
 """Differentiable Gaussian splatting on PyTorch3D's point rasterizer."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.gaussians import Gaussians
+from ouroboros3d.renderers.compositing import composite_tiles
 from ouroboros3d.renderers.fragments import composite_fragments
 from ouroboros3d.renderers.projection import project
 from ouroboros3d.renderers.rendering import Rendering
-from ouroboros3d.renderers.tiles import bin_splats
+from ouroboros3d.renderers.gaussian_tiles import bin_splats
 
 
 class GaussianRenderer:
@@ -32,12 +35,14 @@ class GaussianRenderer:
         tile_size: int = 8,
         points_per_pixel: int = 16,
         max_points_per_pixel: int = 1024,
+        backend: Literal["pytorch3d", "torch"] = "pytorch3d",
     ) -> None:
         if not 0 < points_per_pixel <= max_points_per_pixel:
             raise ValueError(
                 f"points_per_pixel: expected 1 to max_points_per_pixel = {max_points_per_pixel}, got {points_per_pixel}."
             )
         self.low_pass = low_pass
+        self.backend = backend
         self.near = near
         self.tile_size = tile_size
         self.points_per_pixel = points_per_pixel
@@ -75,9 +80,13 @@ class GaussianRenderer:
             gaussians, cameras = gaussians.to(dtype=dtype), cameras.to(dtype=dtype)
             splats = project(gaussians, cameras, height, width, low_pass=self.low_pass, near=self.near)
             lists = bin_splats(splats, height, width, self.tile_size)
-            sums, truncated = composite_fragments(
-                splats, lists, self.tile_size, self.points_per_pixel, self.max_points_per_pixel
-            )
+            if self.backend == "pytorch3d":
+                sums, truncated = composite_fragments(
+                    splats, lists, self.tile_size, self.points_per_pixel, self.max_points_per_pixel
+                )
+            else:
+                sums = composite_tiles(splats.geometry.flatten(1), splats.features.flatten(1), lists, self.tile_size)
+                truncated = sums.new_zeros(())
             # [T tiles, rows, columns, 8] into images, the part of border tiles beyond the image cut off.
             images = objects * views
             canvas = sums.new_zeros(images * lists.down * lists.across, self.tile_size, self.tile_size, 8)
