@@ -204,7 +204,8 @@ class ImageTo3D(LightningModule):
     ) -> Conditions:
         """Conditions from input images [B, 3, H, W] with noise [B, 3, H, W] of level [B] added before encoding."""
         noise = torch.randn(image_01.shape).to(image_01) if noise is None else noise
-        latents = self.codec.condition(image_01 * 2 - 1 + per_sample(noise_level, noise) * noise)
+        # The level counts in [-1, 1], twice the range that the codec takes.
+        latents = self.codec.condition(image_01 + per_sample(noise_level, noise) * noise / 2)
         ids = noise_level if self.condition_noise_ids == "per_sample" else noise_level[:1].expand_as(noise_level)
         return Conditions(self.image_encoder(image_01), latents, added_time_ids(ids), cameras)
 

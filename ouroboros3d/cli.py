@@ -1,0 +1,51 @@
+"""The command line: `main(args)`, which the console script, `python -m ouroboros3d` and the tests call.
+
+This module imports nothing heavy, so that help and wrong usage answer at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ouroboros3d import __version__
+from ouroboros3d.usage import HELP
+
+_DEBUG = "OUROBOROS3D_DEBUG"
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: the command line after the program's name; None = the process's own.
+
+    Raises:
+        SystemExit: code 2 after one line on standard error, where the usage or an input is wrong. With the environment
+            variable OUROBOROS3D_DEBUG set, the error itself is raised with its traceback.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP[""])
+        return
+    if arguments[0] == "--version":
+        print(f"ouroboros3d {__version__}")
+        return
+    command = arguments[0]
+    if command not in HELP:
+        _fail(f"unknown command {command!r}; expected one of {', '.join(name for name in HELP if name)}.")
+    if any(argument in ("-h", "--help") for argument in arguments[1:]):
+        print(HELP[command])
+        return
+    from ouroboros3d.experiment import run  # torch and Lightning take seconds to import
+
+    try:
+        run(command, arguments[1:])
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        if os.environ.get(_DEBUG):
+            raise
+        _fail(" ".join(str(error).split()))
+
+
+def _fail(message: str) -> None:
+    print(f"ouroboros3d: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
