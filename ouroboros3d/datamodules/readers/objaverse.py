@@ -1,0 +1,166 @@
+"""The cache layout of Objaverse 1.0 (allenai/objaverse): which objects a tree holds, and under which licence."""
+
+import difflib
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+INDEX = "object-paths.json.gz"
+LVIS = "lvis-annotations.json.gz"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One object of a tree of meshes.
+
+    Args:
+        uid: the object's name, unique in the tree.
+        path: the mesh file; it may be missing (a partial download).
+        categories: LVIS categories, sorted; empty if the object is not annotated.
+        license: as the source states it (`cc0`, `by`, ...), `unknown` without metadata.
+        name: the object's title, empty without metadata.
+        author: its maker, empty without metadata.
+        source: the collection it was taken from, empty without metadata.
+    """
+
+    uid: str
+    path: Path
+    categories: tuple[str, ...] = ()
+    license: str = "unknown"
+    name: str = ""
+    author: str = ""
+    source: str = ""
+
+
+class ObjaverseReader:
+    """Reads `object-paths.json.gz`, `lvis-annotations.json.gz` and the shards of `metadata/`.
+
+    Args:
+        root: the folder that holds `object-paths.json.gz` and `glbs/` (`~/.objaverse/hf-objaverse-v1` or a copy).
+
+    Raises:
+        ValueError: the folder is missing, has another layout, or lists no object.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise ValueError(
+                f"root: expected a folder in the Objaverse 1.0 layout ({INDEX} and glbs/), got {self.root}, which "
+                f"{'is a file' if self.root.exists() else 'does not exist'}; leave root out for the bundled objects."
+            )
+        if not (self.root / INDEX).is_file():
+            near = [folder for folder in (self.root.parent, *sorted(self.root.iterdir())) if (folder / INDEX).is_file()]
+            hint = f"did you mean {near[0]}?" if near else "leave root out for the bundled objects."
+            raise ValueError(f"root: expected {INDEX} and glbs/ in {self.root}, found no {INDEX}; {hint}")
+        paths = _read_json(self.root / INDEX)
+        if not paths:
+            raise ValueError(f"root: expected at least one object in {self.root / INDEX}, got none; the tree is empty.")
+        self._paths = {uid: self._inside(uid, path) for uid, path in paths.items()}
+
+    @property
+    def uids(self) -> list[str]:
+        """Every uid of the tree, sorted."""
+        return sorted(self._paths)
+
+    @cached_property
+    def uids_by_category(self) -> dict[str, list[str]]:
+        """The tree's uids per LVIS category; empty where the tree has no annotation file."""
+        if not (self.root / LVIS).is_file():
+            return {}
+        listed = _read_json(self.root / LVIS)
+        kept = {name: sorted(uid for uid in uids if uid in self._paths) for name, uids in listed.items()}
+        return {name: uids for name, uids in sorted(kept.items()) if uids}
+
+    def select(self, categories: Iterable[str] | None = None, uids: Iterable[str] | None = None) -> list[Asset]:
+        """The objects that are in any of the categories and among the uids, sorted by uid.
+
+        Args:
+            categories: LVIS categories; None for every object.
+            uids: None for every object.
+
+        Raises:
+            ValueError: a category or uid that the tree does not have (close matches are named), or nothing is left.
+        """
+        wanted = set(self._paths)
+        if uids is not None:
+            wanted = set(uids)
+            _check_known("uids", wanted, self._paths, f"{len(self._paths)} objects of {self.root}")
+        if categories is not None:
+            chosen = set(categories)
+            known = self.uids_by_category
+            _check_known("categories", chosen, known, f"{len(known)} LVIS categories of {self.root / LVIS}")
+            wanted &= {uid for category in chosen for uid in known[category]}
+        if not wanted:
+            raise ValueError(
+                f"no object left in {self.root} with categories={_shown(categories)} and uids={_shown(uids)}; "
+                "expected at least one, leave one of the two filters out."
+            )
+        return self._assets(sorted(wanted))
+
+    def _assets(self, uids: list[str]) -> list[Asset]:
+        categories: dict[str, list[str]] = defaultdict(list)
+        for name, members in self.uids_by_category.items():
+            for uid in members:
+                categories[uid].append(name)
+        # Shards are read as needed: all 160 of the full tree hold 800 k objects.
+        shards = {self._paths[uid].parent.name for uid in uids}
+        metadata: dict[str, dict[str, Any]] = {}
+        for shard in sorted(shards):
+            file = self.root / "metadata" / f"{shard}.json.gz"
+            if file.is_file():
+                metadata |= _read_json(file)
+        return [self._asset(uid, tuple(categories[uid]), metadata.get(uid, {})) for uid in uids]
+
+    def _asset(self, uid: str, categories: tuple[str, ...], entry: dict[str, Any]) -> Asset:
+        user = entry.get("user") or {}
+        return Asset(
+            uid=uid,
+            path=self._paths[uid],
+            categories=categories,
+            license=str(entry.get("license") or "unknown"),
+            name=str(entry.get("name") or ""),
+            author=str(user.get("username") or ""),
+            source=str(entry.get("source") or entry.get("uri") or ""),
+        )
+
+    def _inside(self, uid: str, path: object) -> Path:
+        relative = PurePosixPath(path) if isinstance(path, str) else PurePosixPath("/")
+        # Uids name folders of the rendered cache and the index may come from anywhere, so neither may leave its folder.
+        if relative.is_absolute() or ".." in relative.parts or not uid or uid != Path(uid).name or uid.startswith("."):
+            raise ValueError(
+                f"{self.root / INDEX}: expected uids that can name a folder and paths inside {self.root}, got "
+                f"{uid!r}: {path!r}."
+            )
+        return self.root / relative
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(gzip.decompress(file.read_bytes()))
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{file}: expected gzipped JSON, got {error}; download it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object {{name: value}}, got a {type(content).__name__}.")
+    return content
+
+
+def _check_known(argument: str, wanted: set[str], known: Iterable[str], where: str) -> None:
+    for name in sorted(wanted - set(known)):
+        names = sorted(known)
+        inside = [other for other in names if name.lower().replace(" ", "_") in other.lower()]
+        near = list(dict.fromkeys(difflib.get_close_matches(name, names, n=5) + inside))[:5]
+        hint = f"did you mean {', '.join(near)}?" if near else f"for example {', '.join(names[:5]) or 'none'}."
+        raise ValueError(f"{argument}: expected names among the {where}, got {name!r}; {hint}")
+
+
+def _shown(names: Iterable[str] | None) -> str:
+    if names is None:
+        return "any"
+    listed = sorted(names)
+    return f"[{', '.join(listed[:5])}{', ...' if len(listed) > 5 else ''}]"

@@ -1,0 +1,92 @@
+"""A process that renders one object after another into the cache: `python -m ouroboros3d.datamodules.render_worker`.
+
+Assets come from anywhere, and a bad one may hang, exhaust the memory or crash native code, so none is opened in the
+training process. Jobs arrive as JSON lines on stdin, results leave as JSON lines on stdout; a process of its own (not
+`multiprocessing`) works from any parent: a script without a main guard, a notebook, a forked rank.
+"""
+
+import io
+import json
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from ouroboros3d.datamodules.glb import AssetError, load_glb
+from ouroboros3d.datamodules.orbits import OrbitRig, orbit_name, write_orbit
+from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
+from ouroboros3d.renderers.meshes import MeshRenderer
+
+# What one object may use; a desk-scale object needs well under 1 GiB.
+MEMORY_LIMIT_BYTES = 6 * 2**30
+
+
+def render_object(job: RenderJob) -> RenderResult:
+    """Render every orbit of one object that the cache does not hold yet."""
+    rig, folder = OrbitRig.from_dict(job.rig), Path(job.folder)
+    try:
+        mesh, scale, offset = load_glb(Path(job.path)).normalised()
+    except AssetError as error:
+        return RenderResult("load", str(error))
+    renderer = MeshRenderer(supersampling=rig.supersampling, light=rig.light)
+    orbits = [rig.cameras(job.uid, orbit) for orbit in range(rig.orbits)]
+    try:
+        views = [renderer.straight(mesh, cameras, rig.image_size, rig.image_size) for cameras in orbits]
+    except (ValueError, RuntimeError, MemoryError) as error:
+        return RenderResult("render", f"{type(error).__name__}: {error}")
+    if not any(bool((rendering.alpha > 0.5).any()) for rendering in views):
+        return RenderResult("render", "nothing of the object is visible in any view")
+    elevations = rig.elevations_deg(job.uid)
+    details = {
+        "object": {"uid": job.uid, "source": job.source, "license": job.license, "sha256": job.sha256},
+        "normalization": {"scale": scale, "offset": offset.tolist()},
+    }
+    try:
+        for orbit, rendering in enumerate(views):
+            rgba = torch.cat([rendering.colour, rendering.alpha], dim=2)[0]
+            write_orbit(
+                folder / orbit_name(job.uid, orbit),
+                (rgba * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous(),
+                orbits[orbit],
+                fov_deg=rig.fov_deg,
+                details=details
+                | {"orbit": {"elevation_deg": elevations[orbit], "radius": rig.radius, "num_views": rig.views}},
+            )
+    except OSError as error:
+        return RenderResult("write", str(error))
+    return RenderResult("done")
+
+
+def serve(jobs: TextIO, results: TextIO) -> None:
+    """Answer every job with a result, after one line that says that the imports went well."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    _send(results, RenderResult("ready"))
+    for line in jobs:
+        job = RenderJob(**json.loads(line))
+        # Without a Python handler the alarm ends the process even inside native code that never returns.
+        signal.setitimer(signal.ITIMER_REAL, job.timeout_s)
+        result = render_object(job)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _send(results, result)
+
+
+def _send(results: TextIO, result: RenderResult) -> None:
+    results.write(result.to_json() + "\n")
+    results.flush()
+
+
+def main() -> None:
+    """Serve on the standard streams; what libraries print goes to stderr instead of between the results."""
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8"), results)
+
+
+if __name__ == "__main__":
+    main()
