@@ -267,7 +267,8 @@ def check_rigid(c2w_opencv: Tensor, tolerance: float = 1e-4) -> None:
 
 def from_gaussian_splatting(view: Tensor) -> Tensor:
     """Internal `c2w_opencv` [..., 4, 4] from 3DGS's row-vector world-to-camera matrix `view`."""
-    return torch.linalg.inv(view.double().transpose(-1, -2)).to(view.dtype)
+    c2w: Tensor = torch.linalg.inv(view.double().transpose(-1, -2))
+    return c2w.to(view.dtype)
 
 
 def to_gaussian_splatting(cameras: Cameras, near: float, far: float) -> tuple[Tensor, Tensor]:

@@ -63,14 +63,14 @@ def _seed() -> None:
 # The stray-file guard: a test writes under tmp_path, and a run that leaves anything else in the working folder fails.
 _BEFORE = pytest.StashKey[set[str]]()
 _STRAY = pytest.StashKey[list[str]]()
-_OURS = {".pytest_cache", ".hypothesis", ".coverage", "coverage.xml", "htmlcov", "__pycache__"}
+_TOOLS = (".pytest_cache", ".hypothesis", ".coverage", "coverage.xml", "htmlcov", "__pycache__")
 
 
 def _entries(config: pytest.Config) -> set[str]:
     """Names in the folder the run started in and in its `runs`, without what pytest and its plugins leave."""
     folder = config.invocation_params.dir
     runs = Path(folder, "runs")
-    names = {path.name for path in folder.iterdir() if path.name not in _OURS and not path.name.startswith(".coverage.")}
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(_TOOLS)}
     return names | ({f"runs/{path.name}" for path in runs.iterdir()} if runs.is_dir() else set())
 
 
