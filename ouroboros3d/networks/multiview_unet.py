@@ -1,0 +1,378 @@
+"""The denoiser's network F: Stable Video Diffusion's U-Net over V views, with camera rays and 3D-aware feedback.
+
+The U-Net is diffusers' own `UNetSpatioTemporalConditionModel`, unchanged; views take the place of video frames. Camera
+rays are added before each of its blocks and feedback features before its downsamplers, through forward hooks.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+from diffusers import UNetSpatioTemporalConditionModel
+from diffusers.models.adapter import FullAdapter
+from torch import Tensor, nn
+
+from ouroboros3d.cameras import Cameras
+
+DownBlockType = Literal["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"]
+UpBlockType = Literal["CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"]
+FeedbackMap = Literal["colour", "coordinates"]
+
+_FREQUENCIES = 6
+_RAY_CHANNELS = 6 * (2 * _FREQUENCIES + 1)  # sines, cosines and the Plücker coordinates themselves: 78
+
+
+class PluckerEmbedding(nn.Module):
+    """Linear-SiLU-Linear from the 78 harmonic channels of a ray to a block's width; zero at the start.
+
+    Starting from zero leaves pretrained weights that have never seen cameras unchanged at step 0.
+
+    Args:
+        channels: width of the block that follows.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        last = nn.Linear(channels, channels)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.embed = nn.Sequential(nn.Linear(_RAY_CHANNELS, channels), nn.SiLU(), last)
+
+    def forward(self, harmonics: Tensor) -> Tensor:
+        """Features [B*V, C, h, w] (channels last in memory) of ray harmonics [B*V, h, w, 78]."""
+        features: Tensor = self.embed(harmonics.to(next(self.parameters()).dtype))
+        return features.permute(0, 3, 1, 2)
+
+
+class FeedbackAdapter(FullAdapter):
+    """diffusers' T2I adapter (Mou et al. 2023): a feature map for each level of the U-Net from one kind of map.
+
+    With `zero_head`, one 1x1 convolution per level starts at zero, so that a new adapter changes nothing at step 0.
+
+    Args:
+        channels: widths of the U-Net's levels.
+        downscale: pixels of a map along one side of a latent pixel.
+        zero_head: whether the zero-initialised convolutions follow.
+    """
+
+    def __init__(self, channels: tuple[int, ...], downscale: int, zero_head: bool) -> None:
+        # Three residual blocks a stage, as the published adapters have.
+        super().__init__(in_channels=3, channels=list(channels), num_res_blocks=3, downscale_factor=downscale)
+        self.head = nn.ModuleList(nn.Conv2d(c, c, kernel_size=1) for c in channels) if zero_head else None
+        for parameter in self.head.parameters() if self.head is not None else ():
+            nn.init.zeros_(parameter)
+
+    def forward(self, maps_01: Tensor) -> list[Tensor]:
+        """Features [B*V, C_i, h / 2^i, w / 2^i] for every level i of maps [B*V, 3, H, W]."""
+        features: list[Tensor] = super().forward(maps_01)
+        if self.head is None:
+            return features
+        return [head(feature) for head, feature in zip(self.head, features, strict=True)]
+
+
+@dataclass
+class _Extras:
+    """What the hooks of one forward pass add to the U-Net."""
+
+    cameras: Cameras  # [B, V]
+    plucker_rays: Literal["correct", "published"]
+    features: list[Tensor] | None  # per level [B*V, C_i, h_i, w_i]
+    harmonics: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def rays(self, height: int, width: int) -> Tensor:
+        """Harmonic embedding [B*V, height, width, 78] of the rays, computed once per resolution."""
+        if (height, width) not in self.harmonics:
+            cameras = self.cameras.reshape(-1)
+            plucker = cameras.plucker if self.plucker_rays == "correct" else partial(published_plucker, cameras)
+            self.harmonics[height, width] = harmonic_embedding(plucker(height, width).permute(0, 2, 3, 1))
+        return self.harmonics[height, width]
+
+
+class MultiviewUNet(nn.Module):
+    """Stable Video Diffusion's U-Net with Plücker rays of the cameras and feedback from a 3D reconstruction.
+
+    Sizes default to Stable Video Diffusion's. State-dict names are those of the published checkpoint: `unet.*`
+    (diffusers' names), `{down,up}_plucker.i.embed.{0,2}`, `mid_plucker.embed.{0,2}`, and `cond_encoder.k.*` for the
+    k-th of `feedback_maps` (diffusers' `FullAdapter` names; `pretrained.py` maps the published ones).
+
+    Args:
+        in_channels: channels of the noisy latent and the conditioning latent together.
+        out_channels: channels of a latent.
+        block_out_channels: width of each level, multiples of 32.
+        down_block_types: one per level, finest first; with or without attention.
+        up_block_types: one per level, coarsest first.
+        layers_per_block: residual blocks (and attentions) in each level.
+        num_attention_heads: heads at each level.
+        cross_attention_dim: length of the image embedding.
+        transformer_layers_per_block: transformer layers in each attention.
+        addition_time_embed_dim: sinusoidal channels of each of the three micro-conditioning ids.
+        projection_class_embeddings_input_dim: three times `addition_time_embed_dim`.
+        feedback_maps: kinds of feedback, each with its own adapter, in the order of the checkpoint; none = no adapters.
+        feedback_downscale: pixels of a feedback map along one side of a latent pixel.
+        plucker_rays: `published` reproduces the published code's rays, wrong by 15.7 degrees on average: row and column
+            swapped, rotation contracted transposed, centre subtracted after the translation was lost.
+        plucker_skips: `unchanged` adds rays to a block's input only; `published` adds them in place, so the skip
+            connection saved just before holds them too.
+        temporal_context: `published` reproduces diffusers 0.25, whose temporal cross-attention gives token row r the
+            image embedding of sample r mod B.
+        adapter_start: `zero_head` starts adapters at zero and adds nothing where there is no feedback; `published` has
+            no zero head, and gives the adapters black maps where there is no feedback.
+        gradient_checkpointing: recompute the U-Net's activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 8,
+        out_channels: int = 4,
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        down_block_types: tuple[DownBlockType, ...] = (
+            "CrossAttnDownBlockSpatioTemporal",
+            "CrossAttnDownBlockSpatioTemporal",
+            "CrossAttnDownBlockSpatioTemporal",
+            "DownBlockSpatioTemporal",
+        ),
+        up_block_types: tuple[UpBlockType, ...] = (
+            "UpBlockSpatioTemporal",
+            "CrossAttnUpBlockSpatioTemporal",
+            "CrossAttnUpBlockSpatioTemporal",
+            "CrossAttnUpBlockSpatioTemporal",
+        ),
+        layers_per_block: int = 2,
+        num_attention_heads: tuple[int, ...] = (5, 10, 20, 20),
+        cross_attention_dim: int = 1024,
+        transformer_layers_per_block: int = 1,
+        addition_time_embed_dim: int = 256,
+        projection_class_embeddings_input_dim: int = 768,
+        feedback_maps: tuple[FeedbackMap, ...] = (),
+        feedback_downscale: int = 8,
+        plucker_rays: Literal["correct", "published"] = "correct",
+        plucker_skips: Literal["unchanged", "published"] = "unchanged",
+        temporal_context: Literal["correct", "published"] = "correct",
+        adapter_start: Literal["zero_head", "published"] = "zero_head",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_sizes(block_out_channels, down_block_types, up_block_types, num_attention_heads)
+        if projection_class_embeddings_input_dim != 3 * addition_time_embed_dim:
+            raise ValueError(
+                f"projection_class_embeddings_input_dim: expected 3 * addition_time_embed_dim = "
+                f"{3 * addition_time_embed_dim} (three ids), got {projection_class_embeddings_input_dim}."
+            )
+        if len(set(feedback_maps)) != len(feedback_maps):
+            raise ValueError(f"feedback_maps: expected each kind once, got {list(feedback_maps)}.")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.feedback_maps = tuple(feedback_maps)
+        self.feedback_downscale = feedback_downscale
+        self.plucker_rays: Literal["correct", "published"] = plucker_rays
+        self.plucker_skips = plucker_skips
+        self.temporal_context = temporal_context
+        self.adapter_start = adapter_start
+        unet = UNetSpatioTemporalConditionModel(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            block_out_channels=tuple(block_out_channels),
+            down_block_types=tuple(down_block_types),
+            up_block_types=tuple(up_block_types),
+            layers_per_block=layers_per_block,
+            num_attention_heads=tuple(num_attention_heads),
+            cross_attention_dim=cross_attention_dim,
+            transformer_layers_per_block=transformer_layers_per_block,
+            addition_time_embed_dim=addition_time_embed_dim,
+            projection_class_embeddings_input_dim=projection_class_embeddings_input_dim,
+        )
+        # diffusers decorates its classes in a way that hides their types.
+        self.unet = cast(Any, unet)
+        if gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        widths = tuple(block_out_channels)
+        self.down_plucker = nn.ModuleList(PluckerEmbedding(c) for c in (widths[0], *widths[:-1]))
+        self.mid_plucker = PluckerEmbedding(widths[-1])
+        self.up_plucker = nn.ModuleList(PluckerEmbedding(c) for c in (widths[-1], *widths[:0:-1]))
+        self.cond_encoder = nn.ModuleList(
+            FeedbackAdapter(widths, feedback_downscale, adapter_start == "zero_head") for _ in self.feedback_maps
+        )
+        self._extras: _Extras | None = None
+        self._register_hooks()
+
+    def _register_hooks(self) -> None:
+        # Bound methods, no closures: a deep copy of the module (EMA) then gets hooks that belong to the copy.
+        for level, block in enumerate(self.unet.down_blocks):
+            block.register_forward_pre_hook(partial(self._add_rays, self.down_plucker[level]), with_kwargs=True)
+            if block.downsamplers is not None:
+                block.downsamplers[0].register_forward_pre_hook(partial(self._add_feedback, level))
+        self.unet.mid_block.register_forward_pre_hook(partial(self._add_rays, self.mid_plucker), with_kwargs=True)
+        self.unet.mid_block.register_forward_hook(self._add_last_feedback)
+        for block, plucker in zip(self.unet.up_blocks, self.up_plucker, strict=True):
+            block.register_forward_pre_hook(partial(self._add_rays, plucker), with_kwargs=True)
+        if self.temporal_context == "published":
+            for name, module in self.unet.named_modules():
+                if name.rpartition(".")[0].endswith("temporal_transformer_blocks"):
+                    module.register_forward_pre_hook(self._mix_contexts, with_kwargs=True)
+
+    def _add_rays(
+        self, plucker: nn.Module, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._extras is None:
+            return None
+        hidden = kwargs["hidden_states"]
+        rays = plucker(self._extras.rays(*hidden.shape[-2:])).to(hidden.dtype)
+        if self.plucker_skips == "published":
+            hidden.add_(rays)
+            return None
+        return args, {**kwargs, "hidden_states": hidden + rays}
+
+    def _add_feedback(self, level: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self._extras is None or self._extras.features is None:
+            return None
+        return args[0] + self._extras.features[level].to(args[0].dtype), *args[1:]
+
+    def _add_last_feedback(self, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        if self._extras is None or self._extras.features is None:
+            return output
+        return output + self._extras.features[-1].to(output.dtype)
+
+    def _mix_contexts(
+        self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._extras is None:
+            return None
+        context = kwargs["encoder_hidden_states"]
+        batch = self._extras.cameras.shape[0]
+        sample = torch.arange(context.shape[0], device=context.device) % batch
+        return args, {**kwargs, "encoder_hidden_states": context[:: context.shape[0] // batch][sample]}
+
+    @contextmanager
+    def _adding(self, extras: _Extras) -> Iterator[None]:
+        self._extras = extras
+        try:
+            yield
+        finally:
+            self._extras = None
+
+    def forward(
+        self,
+        sample: Tensor,
+        c_noise: Tensor,
+        image_embedding: Tensor,
+        added_time_ids: Tensor,
+        cameras: Cameras,
+        feedback: dict[str, Tensor] | None = None,
+        feedback_mask: Tensor | None = None,
+    ) -> Tensor:
+        """F(c_in * x_noisy, c_noise; conditions, feedback).
+
+        Args:
+            sample: [B, V, in_channels, h, w] noisy latents times c_in, then the conditioning latent of every view.
+            c_noise: [B] ln(sigma) / 4.
+            image_embedding: [B, 1, cross_attention_dim] of the input view; zero where dropped.
+            added_time_ids: [B, 3] fps id, motion bucket, noise level of the conditioning image.
+            cameras: [B, V].
+            feedback: for each of `feedback_maps` [B, V, 3, H, W] in [0, 1] with H = h * feedback_downscale; None = no
+                feedback yet.
+            feedback_mask: [B] bool, True where a sample's feedback counts; None = all.
+
+        Returns:
+            [B, V, out_channels, h, w].
+
+        Raises:
+            ValueError: a shape that does not fit, or feedback of other kinds than `feedback_maps`.
+        """
+        self._check_inputs(sample, cameras)
+        extras = _Extras(cameras, self.plucker_rays, self._features(sample, feedback, feedback_mask))
+        with self._adding(extras):
+            output: Tensor = self.unet(sample, c_noise, image_embedding, added_time_ids, return_dict=False)[0]
+        return output
+
+    def _features(
+        self, sample: Tensor, feedback: dict[str, Tensor] | None, feedback_mask: Tensor | None
+    ) -> list[Tensor] | None:
+        """Sum of the adapters' features per level, exactly zero (or None) where there is no feedback."""
+        batch, views, _, height, width = sample.shape
+        shape = (batch, views, 3, height * self.feedback_downscale, width * self.feedback_downscale)
+        if feedback is None:
+            if self.adapter_start == "zero_head" or not self.feedback_maps:
+                return None
+            feedback = {kind: sample.new_zeros(shape) for kind in self.feedback_maps}
+        if set(feedback) != set(self.feedback_maps):
+            raise ValueError(
+                f"feedback: expected maps {sorted(self.feedback_maps)}, got {sorted(feedback)}; "
+                "set the network's feedback_maps to the kinds that are rendered."
+            )
+        for kind, maps in feedback.items():
+            if tuple(maps.shape) != shape:
+                raise ValueError(
+                    f"feedback[{kind!r}]: expected {list(shape)} (latents times feedback_downscale "
+                    f"{self.feedback_downscale}), got {list(maps.shape)}; resize the maps or set feedback_downscale."
+                )
+        mask = None if feedback_mask is None else feedback_mask.repeat_interleave(views)[:, None, None, None]
+        sums: list[Tensor] = []
+        for kind, adapter in zip(self.feedback_maps, self.cond_encoder, strict=True):
+            maps = feedback[kind].flatten(0, 1).to(next(adapter.parameters()).dtype)
+            if mask is not None and self.adapter_start == "published":
+                maps = torch.where(mask, maps, 0)
+            features = adapter(maps)
+            sums = [a + b for a, b in zip(sums, features, strict=True)] if sums else features
+        if mask is not None and self.adapter_start == "zero_head":
+            sums = [torch.where(mask, total, 0) for total in sums]
+        return sums
+
+    def _check_inputs(self, sample: Tensor, cameras: Cameras) -> None:
+        if sample.ndim != 5 or sample.shape[2] != self.in_channels:
+            raise ValueError(f"sample: expected [B, V, {self.in_channels}, h, w], got {list(sample.shape)}.")
+        if cameras.shape != sample.shape[:2]:
+            raise ValueError(f"cameras: expected [B, V] = {list(sample.shape[:2])}, got {list(cameras.shape)}.")
+
+    def extra_repr(self) -> str:
+        """The switches, for `print(model)`."""
+        return (
+            f"feedback_maps={self.feedback_maps}, plucker_rays={self.plucker_rays}, "
+            f"plucker_skips={self.plucker_skips}, temporal_context={self.temporal_context}, "
+            f"adapter_start={self.adapter_start}"
+        )
+
+
+def harmonic_embedding(values: Tensor) -> Tensor:
+    """[..., 13 * C] of values [..., C]: sines, then cosines at frequencies 2^0 to 2^5 (innermost), then the values."""
+    frequencies = 2.0 ** torch.arange(_FREQUENCIES, device=values.device, dtype=values.dtype)
+    angles = (values[..., None] * frequencies).flatten(-2)
+    return torch.cat([angles.sin(), angles.cos(), values], dim=-1)
+
+
+def published_plucker(cameras: Cameras, height: int, width: int) -> Tensor:
+    """Plücker coordinates [..., 6, height, width] as the published denoiser computes them (Costwen/Ouroboros3D).
+
+    Row and column are swapped, the pose is contracted transposed (which loses its translation), and the camera centre
+    is subtracted nevertheless. Kept because the published weights were trained with these values.
+    """
+    pose, matrix = cameras.c2w_opencv, cameras.intrinsics_norm[..., None, None, :, :]
+    rows = (torch.arange(height, device=pose.device, dtype=pose.dtype)[:, None] + 0.5) / height
+    columns = (torch.arange(width, device=pose.device, dtype=pose.dtype) + 0.5) / width
+    x = ((rows - matrix[..., 0, 2]) / matrix[..., 0, 0]).expand(*cameras.shape, height, width)
+    y = ((columns - matrix[..., 1, 2]) / matrix[..., 1, 1]).expand(*cameras.shape, height, width)
+    points = torch.einsum("...ihw,...ij->...jhw", torch.stack([x, y, torch.ones_like(x)], dim=-3), pose[..., :3, :3])
+    origins = cameras.centres[..., None, None].expand_as(points)
+    directions = nn.functional.normalize(points - origins, dim=-3)
+    return torch.cat([torch.linalg.cross(origins, directions, dim=-3), directions], dim=-3)
+
+
+def _check_sizes(
+    widths: tuple[int, ...], down: tuple[str, ...], up: tuple[str, ...], num_attention_heads: tuple[int, ...]
+) -> None:
+    for name, values in (
+        ("down_block_types", down),
+        ("up_block_types", up),
+        ("num_attention_heads", num_attention_heads),
+    ):
+        if len(values) != len(widths):
+            raise ValueError(
+                f"{name}: expected one for each of the {len(widths)} block_out_channels, got {len(values)}."
+            )
+    for width, heads in zip(widths, num_attention_heads, strict=True):
+        if width % 32 or width % heads:
+            raise ValueError(
+                f"block_out_channels: expected multiples of 32 and of their heads, got {width} with {heads}."
+            )
