@@ -20,7 +20,12 @@ from ouroboros3d.datamodules.render_cache import RenderCache
 from ouroboros3d.datamodules.splits import hashed_integer, hashed_uniform
 
 Background = Literal["white", "grey", "black", "random"]
-_LEVELS: dict[str, float] = {"white": 1.0, "grey": 0.5, "black": 0.0}
+_LEVELS: dict[Background, float] = {"white": 1.0, "grey": 0.5, "black": 0.0, "random": 1.0}
+
+
+def solid_colour(background: Background) -> Tensor:
+    """The colour [3] of a background where nothing is drawn at random: `random` is white."""
+    return torch.full((3,), _LEVELS[background])
 
 
 class Draw(NamedTuple):
@@ -161,13 +166,12 @@ class MultiviewDataset(Dataset[Sample]):
         if self.background == "random":
             background = torch.rand(3, generator=generator)
         else:
-            background = torch.full((3,), _LEVELS[self.background])
+            background = solid_colour(self.background)
         return orbit, start, [others[int(place)] for place in order], background
 
     def _fixed(self, uid: str) -> tuple[int, int, list[int], Tensor]:
         others = sorted(self._others(0, 0), key=lambda frame: hashed_uniform("target", uid, frame))
-        level = 1.0 if self.background == "random" else _LEVELS[self.background]
-        return 0, 0, others[: self.num_target_views], torch.full((3,), level)
+        return 0, 0, others[: self.num_target_views], solid_colour(self.background)
 
 
 def collate(samples: Sequence[Sample], num_views: int) -> MultiviewBatch:

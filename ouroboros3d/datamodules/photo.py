@@ -1,0 +1,195 @@
+"""A plain photo as input: any image file to the framing and background that the model was trained on."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ouroboros3d.batch import MultiviewBatch
+from ouroboros3d.cameras import Cameras
+from ouroboros3d.datamodules.datasets import Background, solid_colour
+
+Removal = Literal["border", "rembg"]
+
+# Share of the frame that the longer side of an object's silhouette takes: the median over renders of the bundled
+# objects under the default rig (0.82; 90 % of the views lie between 0.66 and 0.91).
+FILL = 0.82
+# Photos are worked on at this longest side: far above what the networks see, small enough to search in an instant.
+_WORK_SIZE = 512
+# Largest difference in any channel between two pixels of one background; hides JPEG noise and soft gradients.
+_TOLERANCE = 0.1
+# Share of border pixels that must agree for the background to count as uniform; the object may touch the border.
+_BORDER_SHARE = 0.75
+# Below this share of the photo the foreground is dust.
+_SMALLEST_SHARE = 5e-4
+
+
+def load_photo(
+    path: Path, image_size: int, background: Background = "white", removal: Removal = "border"
+) -> tuple[Tensor, Tensor]:
+    """Read a photo, cut the object out, and frame it as the training renders are.
+
+    Args:
+        path: any file that Pillow reads, in any mode; the first frame of an animation, turned upright by its EXIF tag.
+        image_size: height and width of the result in pixels.
+        background: what the object is composited on; `random` is white here.
+        removal: how the object is found where the file has no transparency: `border` takes everything that is
+            connected to the image border and of its colour as background, `rembg` asks that package's network.
+
+    Returns:
+        the image [3, H, W] in [0, 1] on `background`, and alpha [1, H, W].
+
+    Raises:
+        ValueError: the file cannot be read, nothing is in the foreground, the background is not uniform, or `rembg` is
+            asked for and not installed.
+    """
+    image = _cut_out(_read(path), path, removal)
+    framed = _frame(image, image_size, path)
+    rgba = torch.from_numpy(np.asarray(framed, dtype=np.float32) / 255).permute(2, 0, 1)
+    alpha = rgba[3:]
+    colour = solid_colour(background)[:, None, None]
+    return rgba[:3] * alpha + colour * (1 - alpha), alpha
+
+
+def photo_batch(
+    path: Path,
+    *,
+    image_size: int,
+    num_views: int,
+    background: Background = "white",
+    removal: Removal = "border",
+    elevation_deg: float = 10.0,
+    radius: float = 1.7417,
+    fov_deg: float = 39.598,
+) -> MultiviewBatch:
+    """A batch of one photo: one known view, and the cameras of the orbit to generate.
+
+    Args:
+        path: as in `load_photo`.
+        image_size: as in `load_photo`.
+        num_views: V.
+        background: as in `load_photo`.
+        removal: as in `load_photo`.
+        elevation_deg: how far above the object the photo was taken, an assumption; it only levels the result.
+        radius: distance of the cameras, as in training.
+        fov_deg: the whole field of view in degrees, as in training.
+
+    Returns:
+        images [1, 1, 3, H, W], cameras [1, V], no targets.
+
+    Raises:
+        ValueError: as `load_photo`.
+    """
+    rgb, alpha = load_photo(path, image_size, background, removal)
+    azimuth_deg = [360 / num_views * view for view in range(num_views)]
+    orbit = Cameras.orbit(azimuth_deg, elevation_deg, radius, fov_deg)
+    cameras, object_from_batch = orbit.reshape(1, num_views).relative_to_first()
+    return MultiviewBatch(
+        uids=(path.stem,),
+        images_01=rgb[None, None],
+        alpha=alpha[None, None],
+        cameras=cameras,
+        target_images_01=torch.zeros(1, 0, 3, image_size, image_size),
+        target_alpha=torch.zeros(1, 0, 1, image_size, image_size),
+        target_cameras=cameras[:, :0],
+        background=solid_colour(background)[None],
+        object_from_batch=object_from_batch,
+    ).validate()
+
+
+def _read(path: Path) -> Image.Image:
+    """The file as RGB or RGBA of 8 bits, upright, at most `_WORK_SIZE` pixels long."""
+    try:
+        with Image.open(path) as opened:
+            opened.seek(0)
+            image = ImageOps.exif_transpose(opened)
+            image.load()
+            if image.mode == "F":
+                raise ValueError(f"{path}: expected 8 or 16 bits a channel, got floats; save it as PNG.")
+            if image.mode.startswith("I"):  # Pillow clips 16-bit grey when it converts
+                levels = np.asarray(image, dtype=np.float64) / 65535
+                image = Image.fromarray((levels.clip(0, 1) * 255).round().astype(np.uint8))
+            transparent = image.has_transparency_data
+            image = image.convert("RGBA" if transparent else "RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: expected an image file (PNG, JPEG, WebP, ...), got another format.") from error
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: expected a readable image, got {error}.") from error
+    image.thumbnail((_WORK_SIZE, _WORK_SIZE), Image.Resampling.BICUBIC)
+    return image
+
+
+def _cut_out(image: Image.Image, path: Path, removal: Removal) -> Image.Image:
+    """The image as RGBA whose alpha is the object."""
+    if image.mode == "RGBA" and np.asarray(image)[..., 3].min() < 255:
+        return image
+    image = image.convert("RGB")
+    if removal == "rembg":
+        if importlib.util.find_spec("rembg") is None:
+            raise ValueError("removal: 'rembg' is not installed; run `pip install rembg`, or use removal='border'.")
+        removed: Image.Image = importlib.import_module("rembg").remove(image)
+        return removed.convert("RGBA")
+    image.putalpha(Image.fromarray(_border_mask(np.asarray(image), path)))
+    return image
+
+
+def _border_mask(rgb: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
+    """255 where a pixel is not background, that is: of the border's colour and connected to the border."""
+    border = np.ones(rgb.shape[:2], dtype=bool)
+    border[1:-1, 1:-1] = False
+    similar = np.abs(rgb - np.median(rgb[border], axis=0)).max(axis=2) < 255 * _TOLERANCE
+    if similar[border].mean() < _BORDER_SHARE:
+        raise ValueError(
+            f"{path}: expected a transparent or a uniform background, got {similar[border].mean():.0%} of the border "
+            "in one colour; cut the object out (PNG with transparency), or remove the background with rembg."
+        )
+    background = _reach(similar, similar & border)
+    return np.where(background, 0, 255).astype(np.uint8)
+
+
+def _reach(passable: NDArray[np.bool_], seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels connected to the seeds through passable ones (4 neighbours)."""
+    reached, count = seeds & passable, -1
+    while count != (count := int(reached.sum())):
+        # Several steps per count, which costs as much as a step.
+        for _ in range(8):
+            grown = reached.copy()
+            grown[1:] |= reached[:-1]
+            grown[:-1] |= reached[1:]
+            grown[:, 1:] |= reached[:, :-1]
+            grown[:, :-1] |= reached[:, 1:]
+            reached = grown & passable
+    return reached
+
+
+def _frame(image: Image.Image, image_size: int, path: Path) -> Image.Image:
+    """The object centred in a square, its silhouette's longer side `FILL` of it."""
+    alpha = np.asarray(image)[..., 3]
+    visible = alpha > 127
+    inner = np.zeros_like(visible)
+    inner[1:-1, 1:-1] = visible[1:-1, 1:-1] & visible[:-2, 1:-1] & visible[2:, 1:-1]
+    inner[1:-1, 1:-1] &= visible[1:-1, :-2] & visible[1:-1, 2:]
+    # Specks of noise have no inner pixel; they must not decide what the frame is.
+    solid = _reach(visible, inner) if inner.any() else visible
+    if solid.sum() < max(1, _SMALLEST_SHARE * solid.size):
+        raise ValueError(
+            f"{path}: expected an object that stands out from its background, found none; "
+            "give an image with transparency, or one whose background has another colour than the object."
+        )
+    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
+    left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    side = max(right - left, bottom - top) / FILL
+    # Where the object ends between two pixels does not matter at work size, so the square's corner is rounded.
+    square = max(1, round(side))
+    corner = (round((left + right - square) / 2), round((top + bottom - square) / 2))
+    image.putalpha(Image.fromarray(np.where(visible & ~solid, 0, alpha).astype(np.uint8)))
+    crop = image.crop((*corner, corner[0] + square, corner[1] + square))
+    # Averaging is what supersampling did to the training renders; Pillow premultiplies before it resizes.
+    smoothing = Image.Resampling.BOX if square >= image_size else Image.Resampling.BICUBIC
+    return crop.resize((image_size, image_size), smoothing)
