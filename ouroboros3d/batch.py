@@ -82,5 +82,18 @@ class MultiviewBatch:
             if name != "object_from_batch" and tensor.numel() and not (tensor.min() >= 0 and tensor.max() <= 1):
                 low, high = tensor.min().item(), tensor.max().item()
                 raise ValueError(f"MultiviewBatch.{name}: expected values in [0, 1], got [{low:g}, {high:g}].")
+        for name, cameras, count in (
+            ("cameras", self.cameras, views),
+            ("target_cameras", self.target_cameras, targets),
+        ):
+            if tuple(cameras.shape) != (batch, count) or cameras.intrinsics_norm.shape != (batch, count, 3, 3):
+                found = [list(cameras.c2w_opencv.shape), list(cameras.intrinsics_norm.shape)]
+                raise ValueError(
+                    f"MultiviewBatch.{name}: expected poses {[batch, count, 4, 4]} and intrinsics "
+                    f"{[batch, count, 3, 3]}, got {found}."
+                )
+            focal = torch.diagonal(cameras.intrinsics_norm[..., :2, :2], dim1=-2, dim2=-1)
+            if not bool(torch.isfinite(cameras.intrinsics_norm).all() and (focal > 0).all()):
+                raise ValueError(f"MultiviewBatch.{name}: expected finite intrinsics with positive focal lengths.")
         check_rigid(torch.cat([self.cameras.c2w_opencv, self.target_cameras.c2w_opencv], dim=1))
         return self

@@ -107,7 +107,7 @@ def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
 
 
 def matrix_to_quaternion(matrix: Tensor) -> Tensor:
-    """Unit quaternions [..., 4] (w, x, y, z) of rotation matrices [..., 3, 3]; the sign is w >= 0 where w is largest."""
+    """Unit quaternions [..., 4] (w, x, y, z) of rotation matrices [..., 3, 3], w >= 0 where w is largest."""
     m = matrix
     # Four candidate quaternions, each scaled by twice one component; the largest component's is well conditioned.
     diagonal = torch.stack([m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]], dim=-1)
@@ -169,8 +169,10 @@ def save_ply(
         ValueError: more than one object.
     """
     if gaussians.shape[0] != 1:
-        raise ValueError(f"gaussians: expected one object, got {gaussians.shape[0]}; index one as gaussians[i : i + 1].")
-    kept = gaussians[:, gaussians.opacities[0, :, 0] >= min_opacity].to("cpu", torch.float32)
+        raise ValueError(
+            f"gaussians: expected one object, got {gaussians.shape[0]}; index one as gaussians[i : i + 1]."
+        )
+    kept = gaussians.detach()[:, gaussians.opacities[0, :, 0] >= min_opacity].to("cpu", torch.float32)
     means = kept.means[0] @ _EXPORT_ROTATION[axes].T
     turn = _EXPORT_QUATERNION[axes].expand(means.shape[0], 4)
     columns: dict[str, Tensor] = dict(zip("xyz", means.unbind(-1), strict=True))
@@ -196,7 +198,7 @@ def load_ply(path: Path) -> Gaussians:
     The file's axes are taken from its `axes` comment, `gl_yup` where there is none.
 
     Raises:
-        ValueError: not a binary little-endian ply of float vertices, a missing field, or a truncated file.
+        ValueError: not a binary little-endian ply of float vertices, a missing field, unknown axes, a truncated file.
     """
     content = path.read_bytes()
     head, separator, body = content.partition(b"end_header\n")
@@ -204,12 +206,13 @@ def load_ply(path: Path) -> Gaussians:
     if not separator or lines[:2] != ["ply", "format binary_little_endian 1.0"]:
         raise ValueError(f"{path}: expected a binary little-endian ply, got {lines[:2]}.")
     names = [line.split()[-1] for line in lines if line.startswith("property float ")]
-    count = next((int(line.split()[-1]) for line in lines if line.startswith("element vertex ")), 0)
+    number = next((line.split()[-1] for line in lines if line.startswith("element vertex ")), "0")
+    count = int(number) if number.isdecimal() else -1  # no file has as many bytes
     needed = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", *(f"scale_{i}" for i in range(3))]
     missing = [name for name in [*needed, *(f"rot_{i}" for i in range(4))] if name not in names]
     if missing or len(body) != 4 * count * len(names):
         raise ValueError(
-            f"{path}: expected {count} vertices with 3DGS fields, got {len(body)} bytes and no {missing or 'gap'}; "
+            f"{path}: expected {number} vertices with 3DGS fields, got {len(body)} bytes and no {missing or 'gap'}; "
             "the file is truncated or of another kind."
         )
     table = torch.from_numpy(np.frombuffer(body, "<f4").reshape(count, len(names)).astype(np.float32))
@@ -218,6 +221,8 @@ def load_ply(path: Path) -> Gaussians:
         return torch.stack([table[:, names.index(field)] for field in fields], dim=-1)
 
     axes = next((line.split()[-1] for line in lines if line.startswith("comment axes ")), "gl_yup")
+    if axes not in _EXPORT_QUATERNION:
+        raise ValueError(f"{path}: expected axes {', '.join(_EXPORT_QUATERNION)}, got {axes}; convert the file first.")
     undo = _EXPORT_QUATERNION[axes] * torch.tensor([1.0, -1.0, -1.0, -1.0])
     quaternions = torch.nn.functional.normalize(columns(*(f"rot_{i}" for i in range(4))), dim=-1)
     return Gaussians(
