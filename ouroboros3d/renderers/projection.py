@@ -25,6 +25,7 @@ class Splats(NamedTuple):
     features: [7, M, N] red, green, blue, depth, and the mean's x, y, z in the scene.
     visible: [M, N] bool: in front of the near plane, opacity above 1/255, touching the image.
     extent: [2, M, N] half width and half height of the box outside of which the contribution is below 1/255; no grad.
+    lean: [M, N] how far below the centre the ellipse reaches furthest right, pixels; no grad.
     radius: [M, N] of the circle with the same property, pixels; no grad.
     """
 
@@ -32,6 +33,7 @@ class Splats(NamedTuple):
     features: Tensor
     visible: Tensor
     extent: Tensor
+    lean: Tensor
     radius: Tensor
 
 
@@ -98,6 +100,7 @@ def project(gaussians: Gaussians, cameras: Cameras, height: int, width: int, *, 
     with torch.no_grad():
         reach = 2 * torch.log((opacity / MIN_ALPHA).clamp_min(1.0))  # squared distance in standard deviations
         extent = torch.stack([(reach * xx).sqrt(), (reach * yy).sqrt()])
+        lean = (reach / xx).sqrt() * xy
         largest = (xx + yy) / 2 + ((xx - yy).square() / 4 + xy.square()).sqrt()
         radius = (reach * largest).sqrt()
         inside = (centre.movedim(2, 0) + extent > 0) & (centre.movedim(2, 0) - extent < size[:, None, None, None])
@@ -108,5 +111,6 @@ def project(gaussians: Gaussians, cameras: Cameras, height: int, width: int, *, 
         features.reshape(7, images, count),
         visible.reshape(images, count),
         extent.reshape(2, images, count),
+        lean.reshape(images, count),
         radius.reshape(images, count),
     )
