@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before any library reads them: a test that needs the hub says so with the marker `network`.
@@ -58,6 +59,14 @@ def _seed() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - third-party code draws from the global stream
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Rendered views go to a folder of this session, never to the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OUROBOROS3D_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 # The stray-file guard: a test writes under tmp_path, and a run that leaves anything else in the working folder fails.
