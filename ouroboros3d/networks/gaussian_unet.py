@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _SKIP_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two signals
-_TIME_CHANNELS = 128  # sinusoidal channels; fixed, whatever the widths, in the published weights
-_TIME_WIDTH = 512
 
 
 class ResidualBlock(nn.Module):
@@ -21,24 +19,25 @@ class ResidualBlock(nn.Module):
         in_channels: width of the input.
         out_channels: width of the output.
         num_groups: groups of the norms.
-        time_embedding: whether there is a time input; its projection starts at zero.
+        time_channels: sinusoidal channels of the time input, a quarter of its embedding's width; 0 = no time input.
+            The projection starts at zero.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, num_groups: int, time_embedding: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, num_groups: int, time_channels: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(num_groups, in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.norm2 = nn.GroupNorm(num_groups, out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
-        if time_embedding:
-            projection = nn.Linear(_TIME_WIDTH, out_channels)
+        if time_channels:
+            projection = nn.Linear(4 * time_channels, out_channels)
             nn.init.zeros_(projection.weight)
             nn.init.zeros_(projection.bias)
             self.emb_layers = nn.Sequential(nn.SiLU(), projection)
 
     def forward(self, x: Tensor, time: Tensor | None) -> Tensor:
-        """[B*V, out_channels, h, w] of x [B*V, in_channels, h, w] and the time's embedding [B*V or 1, 512]."""
+        """[B*V, out_channels, h, w] of x [B*V, in_channels, h, w] and the time's embedding [B*V or 1, W]."""
         hidden = self.conv1(functional.silu(self.norm1(x)))
         if time is not None:
             hidden = hidden + self.emb_layers(time)[:, :, None, None]
@@ -104,7 +103,7 @@ class DownLevel(nn.Module):
         halve: whether a strided convolution follows.
         num_groups: groups of the norms.
         num_heads: heads of the attentions.
-        time_embedding: whether there is a time input.
+        time_channels: sinusoidal channels of the time input; 0 = no time input.
     """
 
     def __init__(
@@ -115,10 +114,10 @@ class DownLevel(nn.Module):
         halve: bool,
         num_groups: int,
         num_heads: int,
-        time_embedding: bool,
+        time_channels: int,
     ) -> None:
         super().__init__()
-        self.nets = nn.ModuleList(ResidualBlock(c, out_channels, num_groups, time_embedding) for c in in_channels)
+        self.nets = nn.ModuleList(ResidualBlock(c, out_channels, num_groups, time_channels) for c in in_channels)
         self.attns = nn.ModuleList(
             MultiviewAttention(out_channels, num_groups, num_heads) for _ in (in_channels if attention else ())
         )
@@ -147,7 +146,7 @@ class UpLevel(nn.Module):
         double: whether nearest upsampling and a convolution follow.
         num_groups: groups of the norms.
         num_heads: heads of the attentions.
-        time_embedding: whether there is a time input.
+        time_channels: sinusoidal channels of the time input; 0 = no time input.
     """
 
     def __init__(
@@ -158,10 +157,10 @@ class UpLevel(nn.Module):
         double: bool,
         num_groups: int,
         num_heads: int,
-        time_embedding: bool,
+        time_channels: int,
     ) -> None:
         super().__init__()
-        self.nets = nn.ModuleList(ResidualBlock(c, out_channels, num_groups, time_embedding) for c in in_channels)
+        self.nets = nn.ModuleList(ResidualBlock(c, out_channels, num_groups, time_channels) for c in in_channels)
         self.attns = nn.ModuleList(
             MultiviewAttention(out_channels, num_groups, num_heads) for _ in (in_channels if attention else ())
         )
@@ -186,12 +185,12 @@ class Middle(nn.Module):
         attention: whether there is an attention.
         num_groups: groups of the norms.
         num_heads: heads of the attention.
-        time_embedding: whether there is a time input.
+        time_channels: sinusoidal channels of the time input; 0 = no time input.
     """
 
-    def __init__(self, channels: int, attention: bool, num_groups: int, num_heads: int, time_embedding: bool) -> None:
+    def __init__(self, channels: int, attention: bool, num_groups: int, num_heads: int, time_channels: int) -> None:
         super().__init__()
-        self.nets = nn.ModuleList(ResidualBlock(channels, channels, num_groups, time_embedding) for _ in range(2))
+        self.nets = nn.ModuleList(ResidualBlock(channels, channels, num_groups, time_channels) for _ in range(2))
         self.attns = nn.ModuleList(
             MultiviewAttention(channels, num_groups, num_heads) for _ in range(1 if attention else 0)
         )
@@ -217,7 +216,7 @@ class GaussianUNet(nn.Module):
         layers_per_block: residual blocks of a down level (an up level has one more).
         num_groups: groups of the norms.
         num_heads: heads of the attentions.
-        time_embedding: whether there is a time input.
+        time_channels: sinusoidal channels of the time input; 0 = no time input.
     """
 
     def __init__(
@@ -230,14 +229,15 @@ class GaussianUNet(nn.Module):
         layers_per_block: int,
         num_groups: int,
         num_heads: int,
-        time_embedding: bool,
+        time_channels: int,
     ) -> None:
         super().__init__()
         self.layers_per_block = layers_per_block
-        shared = (num_groups, num_heads, time_embedding)
-        if time_embedding:
+        self.time_channels = time_channels
+        shared = (num_groups, num_heads, time_channels)
+        if time_channels:
             self.time_embed = nn.Sequential(
-                nn.Linear(_TIME_CHANNELS, _TIME_WIDTH), nn.SiLU(), nn.Linear(_TIME_WIDTH, _TIME_WIDTH)
+                nn.Linear(time_channels, 4 * time_channels), nn.SiLU(), nn.Linear(4 * time_channels, 4 * time_channels)
             )
         self.conv_in = nn.Conv2d(9, down_channels[0], kernel_size=3, padding=1)
         skip_widths = [down_channels[0]]
@@ -260,7 +260,7 @@ class GaussianUNet(nn.Module):
 
     def forward(self, x: Tensor, views: int, time: Tensor | None) -> Tensor:
         """[B*V, 14, h, w] of x [B*V, 9, H, W] and the time [B*V] or [1] (without a time input: None)."""
-        embedding = None if time is None else self.time_embed(sinusoids(time).to(x.dtype))
+        embedding = None if time is None else self.time_embed(sinusoids(time, self.time_channels).to(x.dtype))
         x = self.conv_in(x)
         skips = [x]
         for block in self.down_blocks:
@@ -276,9 +276,9 @@ class GaussianUNet(nn.Module):
         return result
 
 
-def sinusoids(time: Tensor) -> Tensor:
-    """[T, 128] cosines, then sines of times [T] at frequencies from 1 down to 1e-4 (Vaswani et al. 2017)."""
-    half = _TIME_CHANNELS // 2
+def sinusoids(time: Tensor, channels: int) -> Tensor:
+    """[T, channels] cosines, then sines of times [T] at frequencies from 1 down to 1e-4 (Vaswani et al. 2017)."""
+    half = channels // 2
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=time.device, dtype=torch.float32) / half)
     angles = time.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
