@@ -4,11 +4,11 @@ import torch
 from pytorch3d.renderer.points.rasterize_points import rasterize_points
 from torch import Tensor
 
+from ouroboros3d.renderers.gaussian_tiles import TileLists, ranges
 from ouroboros3d.renderers.projection import MAX_ALPHA, MIN_ALPHA, Splats
-from ouroboros3d.renderers.gaussian_tiles import TileLists
 
-# Below this transmittance a pixel counts as saturated: what lies behind cannot change it by more than this.
-SATURATED = 1e-5
+# A pixel whose transmittance is below this behind its K splats has lost nothing visible.
+SATURATED = 1e-6
 
 
 class _Tiles:
@@ -34,36 +34,22 @@ class _Tiles:
         return torch.arange(self._P, device=self._points.device)
 
 
-@torch.no_grad()
 def _nearest(splats: Splats, lists: TileLists, chosen: Tensor, tile_size: int, limit: int) -> Tensor:
-    """Pairs [t, rows, columns, limit] (-1 = none) of the splats nearest to each pixel of the chosen tiles."""
-    pair = _expand(lists.start[chosen], lists.length[chosen])
-    length = lists.length[chosen]
-    start = length.cumsum(0) - length
-    x, y = _corners(lists, chosen, tile_size)
-    owner = torch.repeat_interleave(length)
-    splat = lists.splat[pair]
+    """Splats [t, pixels, limit] (flattened index, -1 = none) nearest to each pixel of the chosen tiles."""
+    owner, rank = ranges(lists.length[chosen])
+    splat = lists.splat[lists.start[chosen][owner] + rank]
+    left, top = (edge[owner] for edge in _corners(lists, chosen, tile_size))
     half = tile_size / 2
-    centre = splats.geometry[:2].reshape(2, -1)[:, splat]
+    x, y = splats.geometry[:2].reshape(2, -1)[:, splat]
     # PyTorch3D's normalised coordinates: +x left, +y up, the image from 1 to -1. The rank stands in for z: no ties.
-    points = torch.stack(
-        [
-            1 - (centre[0] - x[owner]) / half,
-            1 - (centre[1] - y[owner]) / half,
-            (pair - lists.start[chosen][owner]) + 1.0,
-        ],
-        dim=-1,
-    ).float()
+    points = torch.stack([1 - (x - left) / half, 1 - (y - top) / half, rank + 1.0], dim=-1).float()
     # Slightly wider than exact: the shading drops what is below 1/255, so rounding here cannot lose a fragment.
     radius = (splats.radius.flatten()[splat] / half * (1 + 1e-5) + 1e-5).float()
-    index, _, _ = rasterize_points(_Tiles(points, start, length), tile_size, radius[None], limit, bin_size=0)
-    return torch.where(index >= 0, pair[index.clamp_min(0).long()], -1)
-
-
-def _expand(start: Tensor, length: Tensor) -> Tensor:
-    """The concatenated ranges start[i] ... start[i] + length[i] - 1."""
-    owner = torch.repeat_interleave(length)
-    return torch.arange(owner.shape[0], device=start.device) + (start - (length.cumsum(0) - length))[owner]
+    length = lists.length[chosen]
+    clouds = _Tiles(points, length.cumsum(0) - length, length)
+    index, _, _ = rasterize_points(clouds, tile_size, radius[None], limit, bin_size=0)
+    index = index.long().flatten(1, 2)
+    return torch.where(index >= 0, splat[index.clamp_min(0)], -1)
 
 
 def _corners(lists: TileLists, chosen: Tensor, tile_size: int) -> tuple[Tensor, Tensor]:
@@ -72,51 +58,81 @@ def _corners(lists: TileLists, chosen: Tensor, tile_size: int) -> tuple[Tensor, 
     return tile % lists.across * tile_size, tile // lists.across % lists.down * tile_size
 
 
-def _shade(splats: Splats, lists: TileLists, chosen: Tensor, index: Tensor, tile_size: int) -> tuple[Tensor, Tensor]:
-    """Sums [t, rows, columns, 8] and transmittance [t, rows, columns, K + 1]."""
-    x, y = _corners(lists, chosen, tile_size)
-    pixel = torch.arange(tile_size, device=index.device) + 0.5
-    splat = torch.where(index >= 0, lists.splat[index.clamp_min(0)], 0) if lists.splat.numel() else index
-    centre_x, centre_y, shear, across, along, opacity = splats.geometry.reshape(6, -1)[:, splat.flatten()].reshape(
-        6, *splat.shape
-    )
-    dx = (x[:, None] + pixel)[:, None, :, None] - centre_x
-    dy = (y[:, None] + pixel)[:, :, None, None] - centre_y
-    exponent = (across * (dx - shear * dy)).square() + (along * dy).square()
-    alpha = opacity * torch.exp(-0.5 * exponent)
-    alpha = torch.where((index >= 0) & (alpha >= MIN_ALPHA), alpha.clamp_max(MAX_ALPHA), 0.0)
-    transmittance = torch.cat([torch.ones_like(alpha[..., :1]), 1 - alpha], dim=-1).cumprod(-1)
-    weight = alpha * transmittance[..., :-1]
-    features = splats.features.reshape(7, -1)[:, splat.flatten()].reshape(7, *splat.shape)
-    sums = torch.cat([(features * weight).sum(-1), weight.sum(-1)[None]]).movedim(0, -1)
-    return sums, transmittance
+def _alphas(splats: Splats, lists: TileLists, chosen: Tensor, index: Tensor, tile_size: int) -> tuple[Tensor, Tensor]:
+    """Alpha [F] of the fragments that count, and their places [F] in the flattened `index` [t, pixels, K]."""
+    place = (index.flatten() >= 0).nonzero()[:, 0]
+    pixel = place // index.shape[-1]
+    left, top = _corners(lists, chosen, tile_size)
+    tile, within = pixel // tile_size**2, pixel % tile_size**2
+    splat = index.flatten()[place]
+    x, y, shear, across, along, opacity = (row[splat] for row in splats.geometry.flatten(1))
+    dx = left[tile] + within % tile_size + 0.5 - x
+    dy = top[tile] + within // tile_size + 0.5 - y
+    alpha = opacity * torch.exp(-0.5 * ((across * (dx - shear * dy)).square() + (along * dy).square()))
+    counts = (alpha >= MIN_ALPHA).nonzero()[:, 0]
+    return alpha[counts].clamp_max(MAX_ALPHA), place[counts]
+
+
+def _composite(splats: Splats, index: Tensor, alpha: Tensor, place: Tensor) -> Tensor:
+    """Sums [t, 8, pixels] of weight times (features, 1) from the fragments' alpha, front to back along `index`."""
+    pixel = place // index.shape[-1]
+    # Transmittance in front of each fragment: one running sum of logarithms over all pixels, less its value where the
+    # pixel begins; in double precision, since the sum grows with the number of pixels.
+    through = torch.log1p(-alpha.double()).cumsum(0)
+    through = torch.cat([through.new_zeros(1), through])
+    first = torch.searchsorted(pixel, pixel)
+    weight = alpha * torch.exp(through[:-1] - through[first]).to(alpha.dtype)
+    splat = index.flatten()[place]
+    tiles, pixels = index.shape[:2]
+    sums = [
+        weight.new_zeros(tiles * pixels).index_add(0, pixel, weight * row[splat]) for row in splats.features.flatten(1)
+    ]
+    sums.append(weight.new_zeros(tiles * pixels).index_add(0, pixel, weight))
+    return torch.stack(sums).view(8, tiles, pixels).transpose(0, 1)
+
+
+@torch.no_grad()
+def _left_over(index: Tensor, alpha: Tensor, place: Tensor) -> Tensor:
+    """Transmittance [t, pixels] behind the K splats."""
+    logs = torch.log1p(-alpha)
+    pixels = index.shape[0] * index.shape[1]
+    return logs.new_zeros(pixels).index_add(0, place // index.shape[-1], logs).exp().view(index.shape[:2])
 
 
 def composite_fragments(
     splats: Splats, lists: TileLists, tile_size: int, points_per_pixel: int, max_points_per_pixel: int
 ) -> tuple[Tensor, Tensor]:
-    """Composite the tiles front to back.
+    """Composite the tiles front to back, first with `points_per_pixel` splats a pixel, then with 4 times as many ...
+
+    Args:
+        splats: [M, N].
+        lists: the tiles.
+        tile_size: pixels on a side.
+        points_per_pixel: K of the first round.
+        max_points_per_pixel: K of the last round.
 
     Returns:
-        sums [T, rows, columns, 8] of weight times (features, 1), and how many pixels were cut at the largest K.
+        sums [T, 8, pixels] of weight times (features, 1), and how many pixels were cut at the largest K.
     """
-    sums = splats.geometry.new_zeros(lists.tile.shape[0], tile_size, tile_size, 8)
-    truncated = torch.zeros((), device=sums.device, dtype=sums.dtype)
-    waiting = torch.arange(lists.tile.shape[0], device=sums.device)
+    tiles = lists.tile.shape[0]
+    sums = splats.geometry.new_zeros(tiles, 8, tile_size**2)
+    truncated = sums.new_zeros(())
+    waiting = torch.arange(tiles, device=sums.device)
     limit = points_per_pixel
     while waiting.numel():
-        index = _nearest(splats, lists, waiting, tile_size, limit + 1)
-        # One more than K was asked for, so that a pixel with exactly K splats does not count as cut.
-        cut = index[..., limit] >= 0
-        index = index[..., :limit]
-        last_round = limit >= max_points_per_pixel
         with torch.no_grad():
-            cut = cut & (_shade(splats, lists, waiting, index, tile_size)[1][..., -1] > SATURATED)
-        again = cut.flatten(1).any(1) & (not last_round)
-        done = ~again
-        shaded, _ = _shade(splats, lists, waiting[done], index[done], tile_size)
-        sums = sums.index_copy(0, waiting[done], shaded)
-        truncated += cut[done].sum()
+            # One more than K is asked for, so that a pixel with exactly K splats does not count as cut.
+            index = _nearest(splats, lists, waiting, tile_size, min(limit, int(lists.length[waiting].max())) + 1)
+            cut = index[..., -1] >= 0
+            index = index[..., :-1].contiguous()
+            alpha, place = _alphas(splats, lists, waiting, index, tile_size)
+            cut &= _left_over(index, alpha, place) > SATURATED
+            again = cut.any(1) if limit < max_points_per_pixel else torch.zeros_like(cut[:, 0])
+        done = waiting[~again]
+        truncated += cut[~again].sum()
+        index = index[~again]
+        alpha, place = _alphas(splats, lists, done, index, tile_size)
+        sums = sums.index_copy(0, done, _composite(splats, index, alpha, place))
         waiting = waiting[again]
         limit = min(4 * limit, max_points_per_pixel)
     return sums, truncated

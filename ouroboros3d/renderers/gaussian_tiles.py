@@ -50,12 +50,11 @@ def bin_splats(splats: Splats, height: int, width: int, tile_size: int) -> TileL
     bits = depth.contiguous().view(torch.int32 if depth.dtype == torch.float32 else torch.int64)
     order = torch.where(visible, bits, torch.iinfo(bits.dtype).max).sort(stable=True)[1][: int(visible.sum())]
     x, y, shear, spread, along, _ = (row[order] for row in splats.geometry.flatten(1))
-    extent_x, extent_y = (row[order] for row in splats.extent.flatten(1))
-    lean = splats.lean.flatten()[order]
+    extent_y, lean = splats.reach_y.flatten()[order], splats.lean.flatten()[order]
 
     # First the rows of tiles that a splat touches, then the tiles in each row: the ellipse is narrower than its box.
     top, bottom = _touched(y - extent_y, y + extent_y, tile_size, down)
-    owner, place = _ranges((bottom - top + 1).clamp_min(0))
+    owner, place = ranges((bottom - top + 1).clamp_min(0))
     row = top[owner] + place
     # Rows of pixel centres of the tile row, as offsets from the splat's centre, limited to the ellipse.
     from_centre = row * tile_size - y[owner]
@@ -75,7 +74,7 @@ def bin_splats(splats: Splats, height: int, width: int, tile_size: int) -> TileL
     first, last = _touched(left, right, tile_size, across)
     first_tile = (order[owner] // count * down + row) * across + first
     owner_of_row = order[owner]
-    row, place = _ranges((last - first + 1).clamp_min(0))
+    row, place = ranges((last - first + 1).clamp_min(0))
     tile, by_tile = (first_tile[row] + place).int().sort(stable=True)
     length = torch.bincount(tile, minlength=images * down * across)
     tile = length.nonzero()[:, 0]
@@ -83,7 +82,7 @@ def bin_splats(splats: Splats, height: int, width: int, tile_size: int) -> TileL
     return TileLists(owner_of_row[row][by_tile], tile, length.cumsum(0) - length, length, across, down)
 
 
-def _ranges(length: Tensor) -> tuple[Tensor, Tensor]:
+def ranges(length: Tensor) -> tuple[Tensor, Tensor]:
     """For ranges 0 ... length[i] - 1 one after the other: whose range, and the place in it."""
     owner = torch.repeat_interleave(length)
     place = torch.arange(owner.shape[0], device=length.device) - (length.cumsum(0) - length)[owner]

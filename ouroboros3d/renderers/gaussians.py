@@ -1,4 +1,4 @@
-"""Differentiable Gaussian splatting on PyTorch3D's point rasterizer."""
+"""Differentiable Gaussian splatting: projection, tiles, compositing, images."""
 
 from typing import Literal
 
@@ -9,41 +9,57 @@ from ouroboros3d.cameras import Cameras
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.renderers.compositing import composite_tiles
 from ouroboros3d.renderers.fragments import composite_fragments
+from ouroboros3d.renderers.gaussian_tiles import TileLists, bin_splats
 from ouroboros3d.renderers.projection import project
 from ouroboros3d.renderers.rendering import Rendering
-from ouroboros3d.renderers.gaussian_tiles import bin_splats
+
+Backend = Literal["torch", "pytorch3d"]
 
 
 class GaussianRenderer:
     """Splats Gaussians front to back with exact anisotropic weights, differentiable in every Gaussian parameter.
 
-    Screen-space Gaussians are binned into square tiles; each tile is handed to PyTorch3D's point rasterizer as an image
-    of its own, which finds the nearest K splats of every pixel. K starts small and grows for the tiles that need more.
+    A Gaussian's weight at a pixel is opacity * exp(-d^T C^-1 d / 2) with its EWA covariance C in the image, clamped at
+    0.99, and dropped below 1/255 (Kerbl et al. 2023, 3DGS); depth order is that of the means. All backends compute the
+    same images and gradients; they differ in how the splats of a pixel are found:
+
+    - `torch`: splats are binned into square tiles and every tile's list is composited at once by matrix products. No
+      limit on splats per pixel; the fastest on a CPU.
+    - `pytorch3d`: each tile is handed to PyTorch3D's point rasterizer as an image of its own, which finds the K nearest
+      splats of every pixel. K starts small and grows for the tiles that need more.
 
     Args:
         low_pass: variance added to the 2D Gaussians on both image axes, px^2 (3DGS: 0.3).
-        near: Gaussians with their mean nearer than this are invisible, scene units along z.
+        near: Gaussians with their mean nearer than this are invisible, scene units along z, > 0.
+        backend: see above.
         tile_size: pixels on the side of a tile.
-        points_per_pixel: the K to start with.
-        max_points_per_pixel: the largest K; what it cuts is reported as `Rendering.truncated_fraction`.
+        points_per_pixel: the K that `pytorch3d` starts with.
+        max_points_per_pixel: the largest K of `pytorch3d` (150 on CUDA); what it cuts is reported as
+            `Rendering.truncated_fraction`.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     def __init__(
         self,
         low_pass: float = 0.3,
         near: float = 0.01,
+        backend: Backend = "torch",
         tile_size: int = 8,
         points_per_pixel: int = 16,
         max_points_per_pixel: int = 1024,
-        backend: Literal["pytorch3d", "torch"] = "pytorch3d",
     ) -> None:
+        if low_pass <= 0 or near <= 0 or tile_size <= 0:
+            raise ValueError(f"low_pass, near, tile_size: expected > 0, got {low_pass}, {near}, {tile_size}.")
         if not 0 < points_per_pixel <= max_points_per_pixel:
             raise ValueError(
-                f"points_per_pixel: expected 1 to max_points_per_pixel = {max_points_per_pixel}, got {points_per_pixel}."
+                f"points_per_pixel: expected 1 to max_points_per_pixel, got {points_per_pixel} and "
+                f"{max_points_per_pixel}."
             )
         self.low_pass = low_pass
-        self.backend = backend
         self.near = near
+        self.backend = backend
         self.tile_size = tile_size
         self.points_per_pixel = points_per_pixel
         self.max_points_per_pixel = max_points_per_pixel
@@ -55,14 +71,14 @@ class GaussianRenderer:
 
         Args:
             gaussians: [B, N]; N may be 0.
-            cameras: [B, V]; gradients do not reach them.
+            cameras: [B, V].
             height: pixels.
             width: pixels.
             background: [B, 3] sRGB in [0, 1]; white where None.
 
         Returns:
-            Rendering without normals, float32 (float64 for float64 Gaussians) under autocast too. Depth is the weighted
-            mean of the Gaussians' z and coordinates that of their means, both where alpha > 0.5 and 0 elsewhere.
+            Rendering without normals, in float32 under autocast too (float64 for float64 Gaussians). Depth is the
+            weighted mean of the Gaussians' z and coordinates that of their means, both 0 where alpha <= 0.5.
 
         Raises:
             ValueError: cameras and Gaussians of different numbers of objects, or a background of another shape.
@@ -87,18 +103,20 @@ class GaussianRenderer:
             else:
                 sums = composite_tiles(splats.geometry.flatten(1), splats.features.flatten(1), lists, self.tile_size)
                 truncated = sums.new_zeros(())
-            # [T tiles, rows, columns, 8] into images, the part of border tiles beyond the image cut off.
-            images = objects * views
-            canvas = sums.new_zeros(images * lists.down * lists.across, self.tile_size, self.tile_size, 8)
-            canvas = canvas.index_copy(0, lists.tile, sums)
-            canvas = canvas.reshape(images, lists.down, lists.across, self.tile_size, self.tile_size, 8)
-            canvas = canvas.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
-            canvas = canvas.reshape(objects, views, 8, height, width)
-            alpha = canvas[:, :, 7:]
+            images = _assemble(sums, lists, objects * views, self.tile_size)[:, :, :height, :width]
+            images = images.reshape(objects, views, 8, height, width)
+            alpha = images[:, :, 7:]
             if background is None:
                 background = alpha.new_ones(objects, 3)
-            colour = canvas[:, :, :3] + (1 - alpha) * background.to(dtype)[:, None, :, None, None]
+            colour = images[:, :, :3] + (1 - alpha) * background.to(dtype)[:, None, :, None, None]
             solid = alpha > 0.5
-            means = torch.where(solid, canvas[:, :, 3:7] / torch.where(solid, alpha, 1.0), 0.0)
+            means = torch.where(solid, images[:, :, 3:7] / torch.where(solid, alpha, 1.0), 0.0)
             covered = (alpha > 0).sum().clamp_min(1)
             return Rendering(colour, alpha, means[:, :, :1], means[:, :, 1:], truncated / covered)
+
+
+def _assemble(sums: Tensor, lists: TileLists, images: int, tile_size: int) -> Tensor:
+    """Images [M, 8, tiles down * tile_size, tiles across * tile_size] from the tiles' sums [T, 8, pixels]."""
+    canvas = sums.new_zeros(images * lists.down * lists.across, 8, tile_size**2).index_copy(0, lists.tile, sums)
+    canvas = canvas.view(images, lists.down, lists.across, 8, tile_size, tile_size)
+    return canvas.permute(0, 3, 1, 4, 2, 5).reshape(images, 8, lists.down * tile_size, lists.across * tile_size)

@@ -24,15 +24,15 @@ class Splats(NamedTuple):
     geometry: [6, M, N] centre x, centre y, shear, across, along, opacity.
     features: [7, M, N] red, green, blue, depth, and the mean's x, y, z in the scene.
     visible: [M, N] bool: in front of the near plane, opacity above 1/255, touching the image.
-    extent: [2, M, N] half width and half height of the box outside of which the contribution is below 1/255; no grad.
-    lean: [M, N] how far below the centre the ellipse reaches furthest right, pixels; no grad.
-    radius: [M, N] of the circle with the same property, pixels; no grad.
+    reach_y: [M, N] half the height of the ellipse outside of which the contribution is below 1/255, pixels; no grad.
+    lean: [M, N] how far below its centre that ellipse extends furthest to the right, pixels; no grad.
+    radius: [M, N] of the circle around that ellipse, pixels; no grad.
     """
 
     geometry: Tensor
     features: Tensor
     visible: Tensor
-    extent: Tensor
+    reach_y: Tensor
     lean: Tensor
     radius: Tensor
 
@@ -40,9 +40,9 @@ class Splats(NamedTuple):
 def project(gaussians: Gaussians, cameras: Cameras, height: int, width: int, *, low_pass: float, near: float) -> Splats:
     """Project Gaussians [B, N] into cameras [B, V].
 
-    The 2D covariance is J R S (J R S)^T + low_pass * I with the Jacobian J of the projection at the mean (Zwicker et al.
-    2001; 3DGS, Kerbl et al. 2023, whose dilation of 0.3 px^2 is the usual `low_pass`). 3DGS bounds a splat by 3 standard
-    deviations; here the bound is where opacity times weight falls to 1/255, so nothing that counts is cut.
+    The 2D covariance is J R S (J R S)^T + low_pass * I with the Jacobian J of the projection at the mean (Zwicker et
+    al. 2001; 3DGS, Kerbl et al. 2023, whose dilation of 0.3 px^2 is the usual `low_pass`). 3DGS bounds a splat by 3
+    standard deviations; here the bound is where opacity times weight falls to 1/255, so nothing that counts is cut.
 
     Args:
         gaussians: [B, N], float32 or float64.
@@ -110,7 +110,7 @@ def project(gaussians: Gaussians, cameras: Cameras, height: int, width: int, *, 
         geometry.reshape(6, images, count),
         features.reshape(7, images, count),
         visible.reshape(images, count),
-        extent.reshape(2, images, count),
+        extent[1].reshape(images, count),
         lean.reshape(images, count),
         radius.reshape(images, count),
     )
