@@ -72,10 +72,12 @@ class PixelCodec(ImageCodec):
 
     Args:
         downscale: pixels along one side of a latent pixel.
-        scale: factor on pixels in [-1, 1] that brings their variance near 1.
+        scale: factor on pixels in [-1, 1]. Renders of objects on white have a standard deviation of 0.47 about their
+            mean there, the objects' own pixels 0.54 (64 views of 16 bundled objects), so 2 brings them near 1, the
+            spread that the preconditioning assumes.
     """
 
-    def __init__(self, downscale: int = 4, scale: float = 1.0) -> None:
+    def __init__(self, downscale: int = 4, scale: float = 2.0) -> None:
         super().__init__(latent_channels=3 * downscale**2, downscale=downscale, scale=scale)
 
     def _encode(self, images_pm1: Tensor) -> Tensor:
