@@ -203,68 +203,73 @@ def collate(samples: Sequence[Sample], num_views: int) -> MultiviewBatch:
 
 
 class DrawSampler(DistributedSampler[Sample]):
-    """Every object `repeats` times an epoch in random order, split over ranks, resumable inside an epoch.
+    """An endless stream of draws, dealt to the ranks in turn: epoch after epoch, every object `repeats` times in each.
 
-    A `DistributedSampler`, so Lightning leaves it in place under any strategy and tells it the epoch.
+    One iteration yields about an epoch of it, whole batches only, from `start` on; a batch may reach into the next
+    epoch, so nothing is dropped and nothing padded. A `DistributedSampler` because Lightning leaves those in place
+    under every strategy; the epoch that it announces is not needed, the place in the stream says it.
 
     Args:
         dataset: the objects.
         repeats: draws of each object per epoch.
+        batch_size: draws per batch on each rank.
         seed: of the order.
         num_replicas: processes that train together.
         rank: this one.
     """
 
-    def __init__(self, dataset: MultiviewDataset, repeats: int, seed: int, num_replicas: int, rank: int) -> None:
+    def __init__(
+        self, dataset: MultiviewDataset, repeats: int, batch_size: int, seed: int, num_replicas: int, rank: int
+    ) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed)
         self.repeats = repeats
-        self.skip = 0
-        draws = len(dataset) * repeats
-        self.num_samples = -(-draws // num_replicas)
+        self.objects = len(dataset)
+        self.num_samples = batch_size * max(1, self.objects * repeats // (batch_size * num_replicas))
         self.total_size = self.num_samples * num_replicas
+        self.start = 0
 
     def __iter__(self) -> Iterator[Draw]:  # type: ignore[override]  # the base class yields plain integers
-        """This rank's draws of the epoch, without the first `skip` (once)."""
-        objects = len(self.uids)
-        generator = torch.Generator().manual_seed(hashed_integer("order", self.seed, self.epoch))
-        order = torch.randperm(objects * self.repeats, generator=generator).tolist()
-        # Ranks take equally many steps: the first draws fill the last round.
-        mine = [order[place % len(order)] for place in range(self.rank, self.total_size, self.num_replicas)]
-        skip, self.skip = self.skip, 0
-        for place in mine[skip:]:
-            yield Draw(item=place % objects, epoch=self.epoch, repeat=place // objects)
+        """`len(self)` draws of this rank from number `start` on."""
+        order_of: tuple[int, list[int]] = (-1, [])
+        for number in range(self.start, self.start + self.num_samples):
+            epoch, place = divmod(number * self.num_replicas + self.rank, self.objects * self.repeats)
+            if order_of[0] != epoch:
+                order_of = (epoch, self._order(epoch))
+            repeat, item = divmod(order_of[1][place], self.objects)
+            yield Draw(item, epoch, repeat)
 
-    @property
-    def uids(self) -> list[str]:
-        """The dataset's objects."""
-        dataset = self.dataset
-        assert isinstance(dataset, MultiviewDataset)
-        return dataset.uids
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(hashed_integer("order", self.seed, epoch))
+        return torch.randperm(self.objects * self.repeats, generator=generator).tolist()
 
 
 class ResumableLoader(DataLoader[Sample]):
-    """A loader over a `DrawSampler` whose position in the epoch goes into the checkpoint (Lightning asks for it)."""
+    """A loader over a `DrawSampler` whose place in the stream goes into the checkpoint (Lightning asks for it).
 
-    _served = 0
+    Each iteration continues where the last one was left, whether it was finished or not.
+    """
+
+    _batches = 0
 
     def __iter__(self) -> Iterator[MultiviewBatch]:  # type: ignore[override]  # collated
-        """Batches from the position restored by `load_state_dict`, else from the start of the epoch."""
+        """One epoch of batches."""
+        if isinstance(self.sampler, DrawSampler):  # Lightning's `overfit_batches` puts a sequential one in its place
+            self.sampler.start = self._batches * self._batch_draws // self.sampler.num_replicas
         # Counted here, not in the sampler, which runs ahead of the loop by what the workers prefetch.
-        self._served = self.sampler.skip // self._size if isinstance(self.sampler, DrawSampler) else 0
         for batch in super().__iter__():
-            self._served += 1
+            self._batches += 1
             yield batch
 
     @property
-    def _size(self) -> int:
+    def _batch_draws(self) -> int:
+        """Draws that one step takes from the stream, on all ranks together."""
         assert self.batch_size is not None
-        return self.batch_size
+        return self.batch_size * (self.sampler.num_replicas if isinstance(self.sampler, DrawSampler) else 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches of the epoch were handed out; 0 after the last."""
-        return {"served": self._served % len(self)}
+        """How many draws of the stream were handed out."""
+        return {"draws": self._batches * self._batch_draws}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue behind the batches that were handed out."""
-        if isinstance(self.sampler, DrawSampler):  # Lightning's `overfit_batches` puts a sequential one in its place
-            self.sampler.skip = int(state["served"]) * self._size
+        """Continue behind the draws that were handed out."""
+        self._batches = int(state["draws"]) // self._batch_draws

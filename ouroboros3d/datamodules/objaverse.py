@@ -188,9 +188,11 @@ class ObjaverseDataModule(LightningDataModule):
         needed: Split = {"fit": "train", "validate": "val"}.get(stage, self.test_split)  # type: ignore[assignment]
         if not usable[needed]:
             found = ", ".join(f"{len(usable[split])} {split}" for split in SPLITS)
+            broken = sum(len(of_split[split]) - len(usable[split]) for split in SPLITS)
             raise ValueError(
-                f"{stage}: expected at least one {needed} object in {self.root}, got {found} after filtering; "
-                "select more objects, or other fractions" + ("." if stage == "fit" else ", or another test_split.")
+                f"{stage}: expected at least one {needed} object in {self.root}, got {found} after filtering and "
+                f"{broken} broken ones ({cache.folder / 'failures.jsonl'}); select more objects, other fractions"
+                + ("." if stage == "fit" else ", or another test_split.")
             )
         if self._views is None:
             self._views = CachedViews(cache, self.memory_limit_mb)
@@ -231,14 +233,13 @@ class ObjaverseDataModule(LightningDataModule):
         """Training batches; each epoch shows every object `samples_per_object` times."""
         dataset = self._datasets["train"]
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = DrawSampler(dataset, self.samples_per_object, self.seed, replicas, rank)
+        sampler = DrawSampler(dataset, self.samples_per_object, self.batch_size, self.seed, replicas, rank)
         return ResumableLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=partial(collate, num_views=self.num_views),
-            drop_last=len(sampler) >= self.batch_size,
             persistent_workers=self.num_workers > 0,
         )
 

@@ -190,6 +190,6 @@ def _frame(image: Image.Image, image_size: int, path: Path) -> Image.Image:
     corner = (round((left + right - square) / 2), round((top + bottom - square) / 2))
     image.putalpha(Image.fromarray(np.where(visible & ~solid, 0, alpha).astype(np.uint8)))
     crop = image.crop((*corner, corner[0] + square, corner[1] + square))
-    # Averaging is what supersampling did to the training renders; Pillow premultiplies before it resizes.
-    smoothing = Image.Resampling.BOX if square >= image_size else Image.Resampling.BICUBIC
+    # Hamming is the nearest to the area averages of the training renders; Pillow's box filter drops partial pixels.
+    smoothing = Image.Resampling.HAMMING if square >= image_size else Image.Resampling.BICUBIC
     return crop.resize((image_size, image_size), smoothing)

@@ -315,6 +315,8 @@ def _same_file(path: Path, entry: Entry) -> bool:
 
 
 def _sha256(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")  # reading a pipe or a device would never end
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -1,0 +1,177 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import RIG, Tree, glb, write_tree
+
+from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
+from ouroboros3d.datamodules.orbits import OrbitRig, read_orbit
+from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
+from ouroboros3d.datamodules.render_cache import RenderCache, Worker
+from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
+
+FILL = """
+import sys
+from pathlib import Path
+from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
+root, cache, rig = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
+ObjaverseDataModule(root=root, cache_dir=cache, render_workers=1, **rig).prepare_data()
+"""
+
+
+def rig() -> OrbitRig:
+    return OrbitRig(
+        image_size=RIG["image_size"],
+        orbits=RIG["orbits"],
+        views=RIG["orbit_views"],
+        elevation_deg=RIG["elevation_deg"],
+        supersampling=RIG["supersampling"],
+    )
+
+
+def fill_in_another_process(tree: Tree, cache_dir: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", FILL, str(tree.root), str(cache_dir), repr(RIG)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def orbits(cache_dir: Path) -> dict[str, torch.Tensor]:
+    """Every orbit that a reader of the cache could see; reading any of them must not fail."""
+    folders = [path for path in cache_dir.glob("*/*") if path.is_dir() and not path.name.startswith(".")]
+    return {folder.name: read_orbit(folder).rgba for folder in folders}
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def module(tree: Tree, cache_dir: Path, **changes: object) -> ObjaverseDataModule:
+    return ObjaverseDataModule(root=tree.root, cache_dir=cache_dir, render_workers=1, num_views=2, **RIG, **changes)
+
+
+def test_second_run_renders_nothing(tree: Tree, cache_dir: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in cache_dir.rglob("*") if path.is_file()}
+    RenderCache(cache_dir, rig()).render(ObjaverseReader(tree.root).select(), workers=1, timeout_s=60)
+    after = {path: path.stat().st_mtime_ns for path in cache_dir.rglob("*") if path.is_file()}
+    config = next(path for path in before if path.name == "render_config.json")
+    assert {**before, config: 0} == {**after, config: 0}
+
+
+def test_everything_that_shapes_pixels_is_in_the_key(tmp_path: Path) -> None:
+    changes = [
+        {},
+        {"image_size": 32},
+        {"orbits": 3},
+        {"views": 4},
+        {"elevation_deg": (0.0, 10.0)},
+        {"radius": 2.0},
+        {"fov_deg": 40.0},
+        {"supersampling": 1},
+        {"light": 0.5},
+        {"seed": 1},
+    ]
+    assert len({RenderCache(tmp_path, OrbitRig(**change)).folder for change in changes}) == len(changes)
+    config = json.loads((RenderCache(tmp_path, OrbitRig()).folder / "render_config.json").read_text())
+    assert config["rig"] == OrbitRig().as_dict()
+
+
+def test_killed_at_any_moment_and_resumed(tree: Tree, cache_dir: Path, tmp_path: Path) -> None:
+    process = fill_in_another_process(tree, tmp_path)
+    while not orbits(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    reference = orbits(cache_dir)
+    rendered = orbits(tmp_path)
+    assert all(torch.equal(rgba, reference[name]) for name, rgba in rendered.items())
+    # A line cut short, as a kill in the middle of a write leaves it.
+    folder = next(tmp_path.iterdir())
+    with (folder / "index.jsonl").open("a") as index:
+        index.write('{"uid": "made0')
+    (folder / ".made000-00.xyz.part").mkdir()
+    module(tree, tmp_path).prepare_data()
+    assert equal(orbits(tmp_path), reference)
+
+
+def test_two_processes_share_a_cache(tree: Tree, cache_dir: Path, tmp_path: Path) -> None:
+    processes = [fill_in_another_process(tree, tmp_path) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert equal(orbits(tmp_path), orbits(cache_dir))
+    assert not list(tmp_path.glob("*/.*.part"))
+
+
+def test_broken_objects_are_listed_and_left_out(tmp_path: Path, tree: Tree, caplog: pytest.LogCaptureFixture) -> None:
+    good, truncated, no_glb, missing, pipe = (*tree.uids["train"][:4], tree.uids["val"][0])
+    files = {good: glb(0), truncated: glb(1)[:300], no_glb: b"hello, I am text", missing: b"", pipe: b""}
+    broken = Tree(write_tree(tmp_path / "tree", files), {})
+    (broken.root / f"glbs/000-007/{missing}.glb").unlink()
+    (broken.root / f"glbs/000-007/{pipe}.glb").unlink()
+    os.mkfifo(broken.root / f"glbs/000-007/{pipe}.glb")
+    data = module(broken, tmp_path / "cache", batch_size=1)
+    data.prepare_data()
+    data.setup("fit")
+    assert {uid for batch in data.train_dataloader() for uid in batch.uids} == {good}
+    failures = tmp_path.glob("cache/*/failures.jsonl")
+    lines = [json.loads(line) for line in next(failures).read_text().splitlines()]
+    assert {line["uid"]: line["stage"] for line in lines} == {
+        truncated: "load",
+        no_glb: "load",
+        missing: "missing",
+        pipe: "missing",
+    }
+    assert all(line["error"] for line in lines)
+    assert "3 of 4 train objects left out" in caplog.text
+    assert truncated in caplog.text
+    # Later runs respect the list, and a repaired file gets another chance.
+    (broken.root / f"glbs/000-007/{truncated}.glb").write_bytes(glb(1))
+    data.prepare_data()
+    assert len(next(tmp_path.glob("cache/*/failures.jsonl")).read_text().splitlines()) == 4
+    data.setup("fit")
+    assert {uid for batch in data.train_dataloader() for uid in batch.uids} == {good, truncated}
+
+
+def test_a_changed_file_is_rendered_again(tmp_path: Path, tree: Tree) -> None:
+    uid = tree.uids["train"][0]
+    changed = Tree(write_tree(tmp_path / "tree", {uid: glb(0)}), {})
+    data = module(changed, tmp_path / "cache")
+    data.prepare_data()
+    first = orbits(tmp_path / "cache")
+    (changed.root / f"glbs/000-007/{uid}.glb").write_bytes(glb(5))
+    data.prepare_data()
+    second = orbits(tmp_path / "cache")
+    assert first.keys() == second.keys()
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_too_slow_and_crashing_objects_are_named(tmp_path: Path, tree: Tree) -> None:
+    asset = ObjaverseReader(tree.root).select(uids=tree.uids["train"][:1])[0]
+
+    def job(timeout_s: float) -> RenderJob:
+        folder = tmp_path / "out"
+        folder.mkdir(exist_ok=True)
+        return RenderJob(asset.uid, str(asset.path), "0", "cc0", "", str(folder), rig().as_dict(), timeout_s)
+
+    worker = Worker()
+    try:
+        assert worker.run(job(0.0005)) == RenderResult("timeout", "took longer than 0.0005 s")
+        assert worker.run(job(60)) == RenderResult("done")  # in a fresh process
+        assert worker._process is not None
+        os.kill(worker._process.pid, signal.SIGSEGV)
+        crashed = worker.run(job(60))
+        assert crashed.stage == "crash"
+        assert "SIGSEGV" in crashed.error
+    finally:
+        worker.close()
+    assert len(orbits(tmp_path)) == 2
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cache_dir: expected a folder that can be written"):
+        RenderCache(tmp_path / "file", OrbitRig())
