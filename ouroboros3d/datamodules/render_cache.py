@@ -307,11 +307,11 @@ def _rendered_from(folder: Path) -> str:
 def _same_file(path: Path, entry: Entry) -> bool:
     try:
         stat = path.stat()
+        if (stat.st_size, stat.st_mtime_ns) == (entry.size, entry.mtime_ns):
+            return True
+        return stat.st_size == entry.size and _sha256(path) == entry.sha256
     except OSError:
-        return not entry.sha256
-    if (stat.st_size, stat.st_mtime_ns) == (entry.size, entry.mtime_ns):
-        return True
-    return stat.st_size == entry.size and _sha256(path) == entry.sha256
+        return not entry.sha256  # it could not be read then either
 
 
 def _sha256(path: Path) -> str:
