@@ -45,10 +45,7 @@ def load_glb(path: Path) -> TexturedMesh:
 
     Raises:
         AssetError: the file cannot be read or holds no usable triangles: one line with path, expected and found.
-        FileNotFoundError: no such file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a GLB file, got none.")
     try:
         return _SceneReader(GlbContainer(path)).read()
     except AssetError:
@@ -215,7 +212,8 @@ class _SceneReader:
 def _local_matrix(node: dict[str, Any]) -> NDArray[np.float64]:
     """[4, 4] node to parent: `matrix` (stored by columns), or translation * rotation * scale."""
     if "matrix" in node:
-        return np.array(node["matrix"], dtype=np.float64).reshape(4, 4).T
+        stored: NDArray[np.float64] = np.array(node["matrix"], dtype=np.float64).reshape(4, 4).T
+        return stored
     x, y, z, w = (float(value) for value in node.get("rotation", (0, 0, 0, 1)))
     squared = x * x + y * y + z * z + w * w
     s = 2 / squared if squared > 0 else 0.0

@@ -33,15 +33,18 @@ class GlbContainer:
         path: the file; other files that it names are looked for in its folder and nowhere else.
 
     Raises:
-        AssetError: not a GLB, truncated, or larger than `MAX_FILE_BYTES`.
+        AssetError: no such file, not a GLB, truncated, or larger than `MAX_FILE_BYTES`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            self.fail(f"expected at most {MAX_FILE_BYTES} bytes, got {size}")
-        data = path.read_bytes()
+        try:
+            size = path.stat().st_size
+            if size > MAX_FILE_BYTES:
+                self.fail(f"expected at most {MAX_FILE_BYTES} bytes, got {size}")
+            data = path.read_bytes()
+        except OSError as error:
+            self.fail(f"expected a readable GLB file, got {error.strerror or type(error).__name__}")
         if len(data) < 20 or struct.unpack_from("<I", data)[0] != _MAGIC:
             self.fail(f"expected a binary glTF file (first bytes 'glTF'), got {data[:4]!r} in {len(data)} bytes")
         _, version, length = struct.unpack_from("<III", data)
@@ -85,8 +88,10 @@ class GlbContainer:
         entry = self.item("accessors", index)
         name = f"accessors[{index}]"
         if entry.get("componentType") not in _COMPONENTS or entry.get("type") not in _WIDTHS:
-            self.fail(f"{name}: expected a known component and element type, got {entry.get('componentType')!r} "
-                      f"{entry.get('type')!r}")
+            self.fail(
+                f"{name}: expected a known component and element type, got {entry.get('componentType')!r} "
+                f"{entry.get('type')!r}"
+            )
         dtype, width = np.dtype(_COMPONENTS[entry["componentType"]]), _WIDTHS[entry["type"]]
         count = self._count(entry.get("count"), f"{name}.count")
         if count * width > MAX_ELEMENTS:
@@ -107,7 +112,8 @@ class GlbContainer:
                 what["bufferView"], what.get("byteOffset", 0), changed, width, dtype, name
             )
         if entry.get("normalized", False) and dtype.kind in "iu":
-            return np.maximum(values.astype(np.float32) / np.iinfo(dtype).max, -1.0)
+            scaled: NDArray[Any] = np.maximum(values.astype(np.float32) / np.iinfo(dtype).max, -1.0)
+            return scaled
         return values
 
     def view(self, index: object) -> bytes:
@@ -119,7 +125,9 @@ class GlbContainer:
         start = self._count(entry.get("byteOffset", 0), f"bufferViews[{index}].byteOffset")
         length = self._count(entry.get("byteLength"), f"bufferViews[{index}].byteLength")
         if start + length > len(buffer):
-            self.fail(f"bufferViews[{index}]: expected an end within {len(buffer)} bytes, got {start + length}: truncated")
+            self.fail(
+                f"bufferViews[{index}]: expected an end within {len(buffer)} bytes, got {start + length}: truncated"
+            )
         return buffer[start : start + length]
 
     def uri(self, uri: object) -> bytes:
@@ -151,7 +159,11 @@ class GlbContainer:
             return target.read_bytes()
         except AssetError:
             raise
-        except (OSError, ValueError, RuntimeError) as error:  # name too long, NUL in a path, loop of links, no permission
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # too long, with a NUL, a loop of links, ...
             self.fail(f"expected a readable file {uri[:80]!r} beside it, got {type(error).__name__}")
 
     def _chunks(self, data: bytes) -> list[tuple[int, bytes]]:
@@ -200,4 +212,5 @@ class GlbContainer:
             self.fail(f"{name}: expected an end within its {len(data)} bytes, got {end}: truncated or wrong count")
         if count == 0:
             return np.zeros((0, width), dtype)
-        return np.ndarray((count, width), dtype, data, start, (stride, dtype.itemsize)).copy()
+        values: NDArray[Any] = np.array(np.ndarray((count, width), dtype, data, start, (stride, dtype.itemsize)))
+        return values

@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from ouroboros3d.renderers.textures import WrapMode
 
 MAX_TEXTURE_SIDE = 8192
 _WRAPS: dict[int, WrapMode] = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
+_REPEAT: tuple[WrapMode, WrapMode] = ("repeat", "repeat")
 _FORMATS = ("PNG", "JPEG", "WEBP")  # what glTF and EXT_texture_webp allow; Pillow has decoders that are less hardened
 
 
@@ -60,12 +62,11 @@ def read_material(glb: GlbContainer, index: int, images: dict[int, Tensor]) -> M
         glb.fail(f"materials[{index}].alphaMode: expected OPAQUE, MASK or BLEND, got {str(mode)[:40]!r}")
     if not all(map(math.isfinite, (*map(float, factor), cutoff))):
         glb.fail(f"materials[{index}]: expected finite colour factors, got NaN or infinity")
-    texture, wrap, texcoord, matrix = None, ("repeat", "repeat"), 0, np.eye(3)[:2]
-    if slot is not None:
-        texture, wrap = _texture(glb, slot["index"], images)
-        texcoord, matrix = _addressing(slot)
-    material = Material((red, green, blue, alpha), texture, wrap, mode, cutoff, bool(entry.get("doubleSided", False)))
-    return MaterialUse(material, texcoord, matrix)
+    material = Material((red, green, blue, alpha), None, _REPEAT, mode, cutoff, bool(entry.get("doubleSided", False)))
+    if slot is None:
+        return MaterialUse(material, 0, np.eye(3)[:2])
+    texture, wrap = _texture(glb, slot["index"], images)
+    return MaterialUse(replace(material, texture=texture, wrap=wrap), *_addressing(slot))
 
 
 def _texture(glb: GlbContainer, index: object, images: dict[int, Tensor]) -> tuple[Tensor, tuple[WrapMode, WrapMode]]:

@@ -9,9 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
+from ouroboros3d.renderers.mesh_tiles import (
+    SMALL,
+    Fragments,
+    bin_faces,
+    faces_on_screen,
+    nearest,
+    rasterize,
+    rasterize_small,
+)
 from ouroboros3d.renderers.rendering import Rendering
 from ouroboros3d.renderers.textures import TextureTable, WrapMode, linear_to_srgb
-from ouroboros3d.renderers.tiles import Fragments, bin_faces, rasterize
 
 AlphaMode = Literal["OPAQUE", "MASK", "BLEND"]
 _ALPHA_MODES: tuple[AlphaMode, ...] = ("OPAQUE", "MASK", "BLEND")
@@ -176,26 +184,34 @@ class MeshRenderer:
         views, fine_height, fine_width = cameras.shape[0], height * samples, width * samples
         uv, depth = cameras.project(mesh.vertices)
         size = torch.tensor([fine_width, fine_height], dtype=uv.dtype, device=uv.device)
-        bins = bin_faces(uv * size, depth, mesh.faces, fine_height, fine_width, _NEAR)
+        screen = faces_on_screen(uv * size, depth, mesh.faces, fine_height, fine_width, _NEAR)
         sums = torch.zeros(views * height * width, 11, device=uv.device)
+
+        def add(fragments: Fragments, values: Tensor) -> None:
+            line, column = fragments.pixel // fine_width, fragments.pixel % fine_width
+            sums.index_add_(0, line // samples * width + column // samples, values)
+
         truncated = covered = 0
-        layer_counts = (1,) if shader.opaque else _LAYERS
-        for layers in layer_counts:
-            if len(bins.first) == 0:
-                break
-            fragments = rasterize(bins, fine_height, fine_width, layers)
-            values, light_left = shader(fragments, cameras)
-            open_pixels = (fragments.face[:, -1] >= 0) & (light_left > _OPAQUE_ENOUGH)
-            retry = torch.zeros(len(bins.first), dtype=torch.bool, device=uv.device)
-            if layers < layer_counts[-1]:
-                retry[fragments.tile[open_pixels]] = True
-            done = ~retry[fragments.tile]
-            truncated += int((open_pixels & done).sum())
-            covered += int(done.sum())
-            row, column = fragments.row // samples, fragments.column // samples
-            pixel = (fragments.view * height + row) * width + column
-            sums.index_add_(0, pixel[done], values[done])
-            bins = bins.select(retry)
+        if shader.opaque:
+            small = (screen.box_sides <= SMALL).all(dim=1)
+            large = rasterize(bin_faces(screen.select(~small), fine_height, fine_width), fine_height, fine_width, 1)
+            tiny = rasterize_small(screen.select(small), fine_height, fine_width)
+            fragments = nearest((large, tiny), views * fine_height * fine_width)
+            add(fragments, shader(fragments, cameras.centres[fragments.pixel // (fine_height * fine_width)])[0])
+        else:
+            bins = bin_faces(screen, fine_height, fine_width)
+            for layers in _LAYERS:
+                fragments = rasterize(bins, fine_height, fine_width, layers)
+                values, light_left = shader(fragments, cameras.centres[fragments.pixel // (fine_height * fine_width)])
+                cut = (fragments.face[:, -1] >= 0) & (light_left > _OPAQUE_ENOUGH)
+                retry = torch.zeros(len(bins.first), dtype=torch.bool, device=uv.device)
+                if layers < _LAYERS[-1]:
+                    retry[fragments.tile[cut]] = True
+                done = ~retry[fragments.tile]
+                truncated += int((cut & done).sum())
+                covered += int(done.sum())
+                add(fragments.select(done.nonzero()[:, 0]), values[done])
+                bins = bins.select(retry)
         sums = sums.reshape(views, height, width, 11).permute(0, 3, 1, 2) / samples**2
         return sums, (truncated, covered)
 
@@ -210,11 +226,14 @@ class _Shader:
         self.normals = F.normalize(
             torch.linalg.cross(self.corners[:, 1] - self.corners[:, 0], self.corners[:, 2] - self.corners[:, 0]), dim=1
         )
+        colours = mesh.vertex_colours_linear
+        self.vertex_colours = None if colours is None else colours[mesh.faces]
         materials = mesh.materials
         self.factor = torch.tensor([m.base_colour_linear for m in materials], device=device)
         self.alpha_mode = torch.tensor([_ALPHA_MODES.index(m.alpha_mode) for m in materials], device=device)
         self.cutoff = torch.tensor([m.alpha_cutoff for m in materials], device=device)
-        textures, wraps = [], []
+        textures: list[Tensor] = []
+        wraps: list[tuple[WrapMode, WrapMode]] = []
         self.texture_of_material = torch.full((len(materials),), -1, device=device)
         for index, material in enumerate(materials):
             if material.texture is not None:
@@ -224,55 +243,61 @@ class _Shader:
         self.textures = TextureTable.build(textures, wraps, device) if textures else None
         self.opaque = bool((self.alpha_mode[mesh.material_index] == 0).all())
 
-    def __call__(self, fragments: Fragments, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    def __call__(self, fragments: Fragments, eyes: Tensor) -> tuple[Tensor, Tensor]:
         """Composite the layers of every pixel, nearest first.
+
+        Args:
+            fragments: M pixels.
+            eyes: [M, 3] centre of the camera that looks at each.
 
         Returns:
             [M, 11] colour * a, a, depth * a, point * a, normal * a; and [M] light that passes all layers.
         """
-        sample, layer = (fragments.face >= 0).nonzero(as_tuple=True)
-        face, barycentric = fragments.face[sample, layer], fragments.barycentric[sample, layer]
-        point = (barycentric[:, None, :] @ self.corners[face])[:, 0]
-        ray = point - cameras.centres[fragments.view[sample]]
-        normal = self.normals[face]
+        samples, layers = fragments.face.shape
+        kept = (fragments.face.flatten() >= 0).nonzero()[:, 0]
+        sample = kept // layers
+        face = fragments.face.flatten().index_select(0, kept)
+        barycentric = fragments.barycentric.reshape(-1, 3).index_select(0, kept)
+        point = _interpolate(self.corners, face, barycentric)
+        ray = point - eyes.index_select(0, sample)
+        normal = self.normals.index_select(0, face)
         normal = torch.where((normal * ray).sum(dim=1, keepdim=True) > 0, -normal, normal)
-        linear = self._linear_colour(face, barycentric)
-        colour, alpha = linear[:, :3], linear[:, 3]
+        colour, alpha = self._linear_colour(face, barycentric)
         if self.light > 0:
             cosine = -(normal * F.normalize(ray, dim=1)).sum(dim=1, keepdim=True)
             colour = colour * (1 - self.light + self.light * cosine)
         colour = linear_to_srgb(colour.clamp(0, 1))
-        values = torch.cat(
-            [colour, torch.ones_like(colour[:, :1]), fragments.depth[sample, layer, None], point, normal], dim=1
-        )
-        samples, layers = fragments.face.shape
+        depth = fragments.depth.flatten().index_select(0, kept)[:, None]
+        values = torch.cat([colour, torch.ones_like(depth), depth, point, normal], dim=1)
         if self.opaque:
-            return values, torch.zeros(samples, device=values.device)
-        alphas = torch.zeros(samples, layers, device=values.device)
-        alphas[sample, layer] = alpha
+            return values, torch.zeros_like(alpha)
+        alphas = torch.zeros(samples * layers, device=values.device).index_copy(0, kept, alpha).reshape(samples, layers)
         light_left = (1 - alphas).cumprod(dim=1)
         weight = alphas * torch.cat([torch.ones_like(light_left[:, :1]), light_left[:, :-1]], dim=1)
         total = torch.zeros(samples, values.shape[1], device=values.device)
-        total.index_add_(0, sample, values * weight[sample, layer, None])
+        total.index_add_(0, sample, values * weight.flatten()[kept, None])
         return total, light_left[:, -1]
 
-    def _linear_colour(self, face: Tensor, barycentric: Tensor) -> Tensor:
-        """Linear RGB and the alpha that counts [M, 4]."""
-        mesh = self.mesh
-        material = mesh.material_index[face]
-        colour = self.factor[material]
-        if mesh.vertex_colours_linear is not None:
-            of_corners = mesh.vertex_colours_linear[mesh.faces[face]]
-            colour = colour * (barycentric[:, None, :] @ of_corners)[:, 0].clamp(0, 1)
+    def _linear_colour(self, face: Tensor, barycentric: Tensor) -> tuple[Tensor, Tensor]:
+        """Linear RGB [M, 3] and the alpha that counts [M]."""
+        material = self.mesh.material_index.index_select(0, face)
+        colour = self.factor.index_select(0, material)
+        if self.vertex_colours is not None:
+            colour = colour * _interpolate(self.vertex_colours, face, barycentric).clamp(0, 1)
         if self.textures is not None:
-            texture = self.texture_of_material[material]
+            texture = self.texture_of_material.index_select(0, material)
             textured = (texture >= 0).nonzero()[:, 0]
-            uv = (barycentric[textured, None, :] @ mesh.uv[face[textured]])[:, 0]
-            colour[textured] = colour[textured] * self.textures.sample(texture[textured], uv)
-        mode, alpha = self.alpha_mode[material], colour[:, 3]
-        cut = (alpha >= self.cutoff[material]).to(alpha.dtype)
-        alpha = torch.where(mode == 0, 1.0, torch.where(mode == 1, cut, alpha))
-        return torch.cat([colour[:, :3], alpha[:, None]], dim=1)
+            uv = _interpolate(self.mesh.uv, face.index_select(0, textured), barycentric.index_select(0, textured))
+            texel = self.textures.sample(texture.index_select(0, textured), uv)
+            colour = colour.index_copy(0, textured, colour.index_select(0, textured) * texel)
+        mode, alpha = self.alpha_mode.index_select(0, material), colour[:, 3]
+        cut = (alpha >= self.cutoff.index_select(0, material)).to(alpha.dtype)
+        return colour[:, :3], torch.where(mode == 0, 1.0, torch.where(mode == 1, cut, alpha))
+
+
+def _interpolate(of_corners: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
+    """Values [M, C] at barycentric [M, 3] of faces [M], from of_corners [F, 3, C]."""
+    return (barycentric[:, None, :] @ of_corners.index_select(0, face))[:, 0]
 
 
 def _rendering(colour: Tensor, sums: Tensor, truncated: Tensor) -> Rendering:
@@ -297,8 +322,6 @@ def _fill_empty(premultiplied: Tensor, alpha: Tensor) -> Tensor:
     if max(alpha.shape[-2:]) == 1 or not bool(empty.any()):
         return colour
     # A pyramid of halved images: whatever is empty at one level is answered by the next.
-    coarse = _fill_empty(
-        F.avg_pool2d(premultiplied, 2, ceil_mode=True), F.avg_pool2d(alpha, 2, ceil_mode=True)
-    )
+    coarse = _fill_empty(F.avg_pool2d(premultiplied, 2, ceil_mode=True), F.avg_pool2d(alpha, 2, ceil_mode=True))
     nearest = F.interpolate(coarse, scale_factor=2, mode="nearest")[..., : alpha.shape[-2], : alpha.shape[-1]]
     return torch.where(empty, nearest, colour)

@@ -16,12 +16,12 @@ _WRAP_MODES: tuple[WrapMode, ...] = ("repeat", "clamp", "mirror")
 
 
 def srgb_to_linear(colour: Tensor) -> Tensor:
-    """Linear light from sRGB (IEC 61966-2-1), both in [0, 1], any shape."""
+    """Decode sRGB to linear light (IEC 61966-2-1), both in [0, 1], any shape."""
     return torch.where(colour <= 0.04045, colour / 12.92, ((colour.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(colour: Tensor) -> Tensor:
-    """sRGB from linear light (IEC 61966-2-1), both in [0, 1], any shape."""
+    """Encode linear light as sRGB (IEC 61966-2-1), both in [0, 1], any shape."""
     return torch.where(colour <= 0.0031308, colour * 12.92, 1.055 * colour.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
 
 
