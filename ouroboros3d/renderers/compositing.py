@@ -295,5 +295,5 @@ def composite_tiles(geometry: Tensor, features: Tensor, lists: TileLists, tile_s
     Returns:
         [T, 8, pixels] sums of weight times (features, 1), differentiable in geometry and features.
     """
-    sums: Tensor = _Composite.apply(geometry, features, lists, tile_size)
+    sums: Tensor = _Composite.apply(geometry, features, lists, tile_size)  # type: ignore[no-untyped-call]
     return sums

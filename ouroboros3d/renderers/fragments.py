@@ -9,6 +9,7 @@ from ouroboros3d.renderers.projection import MAX_ALPHA, MIN_ALPHA, Splats
 
 # A pixel whose transmittance is below this behind its K splats has lost nothing visible.
 SATURATED = 1e-6
+_CUDA_LIMIT = 149  # PyTorch3D's CUDA rasterizer keeps up to 150 points a pixel; one tells whether there are more
 
 
 class _Tiles:
@@ -100,7 +101,13 @@ def _left_over(index: Tensor, alpha: Tensor, place: Tensor) -> Tensor:
 
 
 def composite_fragments(
-    splats: Splats, lists: TileLists, tile_size: int, points_per_pixel: int, max_points_per_pixel: int
+    splats: Splats,
+    lists: TileLists,
+    tile_size: int,
+    height: int,
+    width: int,
+    points_per_pixel: int,
+    max_points_per_pixel: int,
 ) -> tuple[Tensor, Tensor]:
     """Composite the tiles front to back, first with `points_per_pixel` splats a pixel, then with 4 times as many ...
 
@@ -108,31 +115,41 @@ def composite_fragments(
         splats: [M, N].
         lists: the tiles.
         tile_size: pixels on a side.
+        height: of the image, pixels.
+        width: of the image, pixels.
         points_per_pixel: K of the first round.
-        max_points_per_pixel: K of the last round.
+        max_points_per_pixel: K of the last round; at most 149 on CUDA.
 
     Returns:
-        sums [T, 8, pixels] of weight times (features, 1), and how many pixels were cut at the largest K.
+        sums [T, 8, pixels] of weight times (features, 1), and the share [] of covered pixels cut at the largest K.
     """
     tiles = lists.tile.shape[0]
     sums = splats.geometry.new_zeros(tiles, 8, tile_size**2)
-    truncated = sums.new_zeros(())
+    sums = sums + splats.features[:, :, :0].sum()  # part of the graph even where no tile has a splat
+    truncated = torch.zeros(tiles, tile_size**2, dtype=torch.bool, device=sums.device)
+    if sums.is_cuda:
+        max_points_per_pixel = min(max_points_per_pixel, _CUDA_LIMIT)
     waiting = torch.arange(tiles, device=sums.device)
+    left, top = _corners(lists, waiting, tile_size)
+    pixel = torch.arange(tile_size**2, device=sums.device)
+    # Pixels of border tiles beyond the image count for nothing.
+    inside = (left[:, None] + pixel % tile_size < width) & (top[:, None] + pixel // tile_size < height)
     limit = points_per_pixel
     while waiting.numel():
         with torch.no_grad():
             # One more than K is asked for, so that a pixel with exactly K splats does not count as cut.
             index = _nearest(splats, lists, waiting, tile_size, min(limit, int(lists.length[waiting].max())) + 1)
-            cut = index[..., -1] >= 0
+            cut = (index[..., -1] >= 0) & inside[waiting]
             index = index[..., :-1].contiguous()
             alpha, place = _alphas(splats, lists, waiting, index, tile_size)
             cut &= _left_over(index, alpha, place) > SATURATED
             again = cut.any(1) if limit < max_points_per_pixel else torch.zeros_like(cut[:, 0])
         done = waiting[~again]
-        truncated += cut[~again].sum()
+        truncated[done] = cut[~again]
         index = index[~again]
         alpha, place = _alphas(splats, lists, done, index, tile_size)
         sums = sums.index_copy(0, done, _composite(splats, index, alpha, place))
         waiting = waiting[again]
         limit = min(4 * limit, max_points_per_pixel)
-    return sums, truncated
+    covered = (sums[:, 7] > 0) & inside | truncated
+    return sums, truncated.sum() / covered.sum().clamp_min(1)

@@ -34,7 +34,7 @@ class GaussianRenderer:
         backend: see above.
         tile_size: pixels on the side of a tile.
         points_per_pixel: the K that `pytorch3d` starts with.
-        max_points_per_pixel: the largest K of `pytorch3d` (150 on CUDA); what it cuts is reported as
+        max_points_per_pixel: the largest K of `pytorch3d` (at most 149 on CUDA); what it cuts is reported as
             `Rendering.truncated_fraction`.
 
     Raises:
@@ -48,7 +48,7 @@ class GaussianRenderer:
         backend: Backend = "torch",
         tile_size: int = 8,
         points_per_pixel: int = 16,
-        max_points_per_pixel: int = 1024,
+        max_points_per_pixel: int = 4096,
     ) -> None:
         if low_pass <= 0 or near <= 0 or tile_size <= 0:
             raise ValueError(f"low_pass, near, tile_size: expected > 0, got {low_pass}, {near}, {tile_size}.")
@@ -98,7 +98,7 @@ class GaussianRenderer:
             lists = bin_splats(splats, height, width, self.tile_size)
             if self.backend == "pytorch3d":
                 sums, truncated = composite_fragments(
-                    splats, lists, self.tile_size, self.points_per_pixel, self.max_points_per_pixel
+                    splats, lists, self.tile_size, height, width, self.points_per_pixel, self.max_points_per_pixel
                 )
             else:
                 sums = composite_tiles(splats.geometry.flatten(1), splats.features.flatten(1), lists, self.tile_size)
@@ -111,8 +111,7 @@ class GaussianRenderer:
             colour = images[:, :, :3] + (1 - alpha) * background.to(dtype)[:, None, :, None, None]
             solid = alpha > 0.5
             means = torch.where(solid, images[:, :, 3:7] / torch.where(solid, alpha, 1.0), 0.0)
-            covered = (alpha > 0).sum().clamp_min(1)
-            return Rendering(colour, alpha, means[:, :, :1], means[:, :, 1:], truncated / covered)
+            return Rendering(colour, alpha, means[:, :, :1], means[:, :, 1:], truncated)
 
 
 def _assemble(sums: Tensor, lists: TileLists, images: int, tile_size: int) -> Tensor:

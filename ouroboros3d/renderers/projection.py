@@ -13,6 +13,7 @@ MAX_ALPHA = 0.99  # 3DGS's clamp; keeps 1 - alpha, by which the backward pass di
 # The Jacobian is taken at a mean moved to at most 1.3 times the half field of view (3DGS): far outside the image
 # the linear approximation of the projection blows splats up over the whole picture.
 _FRUSTUM_MARGIN = 0.3
+_LARGEST = 1e8  # pixels; a splat with a larger standard deviation is left out, before its determinant overflows
 
 
 class Splats(NamedTuple):
@@ -74,23 +75,21 @@ def project(gaussians: Gaussians, cameras: Cameras, height: int, width: int, *, 
     margin = _FRUSTUM_MARGIN * 0.5 * size[:, None]
     low, high = (-principal - margin) / focal, (size[:, None] - principal + margin) / focal
     slope = torch.minimum(torch.maximum(slope, low), high)
-    factor = quaternion_to_matrix(gaussians.quaternions) * gaussians.scales[..., None, :]  # [B, N, 3, 3]
+    factor = quaternion_to_matrix(gaussians.quaternions) * gaussians.scales.clamp_max(_LARGEST)[..., None, :]
     factor = factor.permute(0, 2, 3, 1).reshape(objects, 1, 3, 3 * count)
     factor = (world_to_camera @ factor).reshape(objects, views, 3, 3, count)
     # Rows of J R S: what one standard deviation along each own axis moves in x and in y, pixels.
     scale = focal / depth[:, :, None]
     row_x, row_y = (scale[:, :, i, None] * (factor[:, :, i] - slope[:, :, i, None] * factor[:, :, 2]) for i in (0, 1))
-
+    usable = in_front & (torch.maximum(row_x.abs(), row_y.abs()).amax(2) < _LARGEST)
+    row_x, row_y = (torch.where(usable[:, :, None], row, 0.0) for row in (row_x, row_y))
+    centre = torch.where(usable[:, :, None], centre, 0.0)
     xx = row_x.square().sum(2) + low_pass
     yy = row_y.square().sum(2) + low_pass
     xy = (row_x * row_y).sum(2)
     # The determinant as a sum of squares (Lagrange's identity): xx * yy - xy^2 would cancel on needles.
     cross = torch.linalg.cross(row_x, row_y, dim=2).square().sum(2)
     determinant = cross + low_pass * (xx + yy - low_pass)
-    usable = in_front & torch.isfinite(determinant)
-    xx, yy, determinant = (torch.where(usable, value, 1.0) for value in (xx, yy, determinant))
-    xy = torch.where(usable, xy, 0.0)
-    centre = torch.where(usable[:, :, None], centre, 0.0)
 
     opacity = gaussians.opacities[:, None, :, 0].expand(objects, views, count)
     geometry = torch.stack([centre[:, :, 0], centre[:, :, 1], xy / yy, (yy / determinant).sqrt(), yy.rsqrt(), opacity])
