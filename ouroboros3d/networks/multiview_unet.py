@@ -353,10 +353,11 @@ def published_plucker(cameras: Cameras, height: int, width: int) -> Tensor:
     columns = (torch.arange(width, device=pose.device, dtype=pose.dtype) + 0.5) / width
     x = ((rows - matrix[..., 0, 2]) / matrix[..., 0, 0]).expand(*cameras.shape, height, width)
     y = ((columns - matrix[..., 1, 2]) / matrix[..., 1, 1]).expand(*cameras.shape, height, width)
-    points = torch.einsum("...ihw,...ij->...jhw", torch.stack([x, y, torch.ones_like(x)], dim=-3), pose[..., :3, :3])
-    origins = cameras.centres[..., None, None].expand_as(points)
-    directions = nn.functional.normalize(points - origins, dim=-3)
-    return torch.cat([torch.linalg.cross(origins, directions, dim=-3), directions], dim=-3)
+    in_camera = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+    points = torch.einsum("...hwi,...ij->...hwj", in_camera, pose[..., :3, :3])
+    origins = cameras.centres[..., None, None, :].expand_as(points)
+    directions = nn.functional.normalize(points - origins, dim=-1)
+    return torch.cat([torch.linalg.cross(origins, directions, dim=-1), directions], dim=-1).movedim(-1, -3)
 
 
 def _check_sizes(

@@ -67,6 +67,14 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, allow_missing
     Raises:
         ValueError: missing keys, unexpected keys and other shapes, all in one message; the module is untouched.
     """
+    report = check_strict(module, state, allow_missing=allow_missing)
+    # Not a loose load: all that differs was checked and allowed above.
+    module.load_state_dict({**module.state_dict(), **{key: state[key] for key in report.loaded}})
+    return report
+
+
+def check_strict(module: nn.Module, state: Mapping[str, Tensor], *, allow_missing: tuple[str, ...] = ()) -> LoadReport:
+    """What `load_strict` would do, without doing it; raises where it would."""
     own = module.state_dict()
     absent = [key for key in own if key not in state]
     allowed = [key for key in absent if any(re.search(pattern, key) for pattern in allow_missing)]
@@ -88,8 +96,6 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, allow_missing
             f"weights of {type(module).__name__}: expected its {len(own)} keys, got {len(state)}; {'; '.join(parts)}. "
             "The sizes in the config must be those of the weights."
         )
-    # Not a loose load: all that differs was checked and allowed above.
-    module.load_state_dict({**own, **{key: state[key] for key in shared}})
     return LoadReport(tuple(shared), tuple(allowed))
 
 
@@ -208,6 +214,7 @@ def load_published(network: nn.Module, reconstructor: nn.Module, folder: Path | 
     state = {from_published_key(key): value for key, value in read_torch(Path(folder) / "mv_model_unet.pth").items()}
     recon = read_torch(Path(folder) / "recon_model.pth")
     recon = {key: value for key, value in recon.items() if not key.startswith("lpips_loss.")}
+    check_strict(reconstructor, recon)
     return load_strict(network, state), load_strict(reconstructor, recon)
 
 
@@ -285,9 +292,10 @@ def load_base_weights(
     stored = json.loads(metadata["parts"])
     if sorted(parts) != stored:
         raise ValueError(f"{path}: expected weights of {sorted(parts)}, got {stored}.")
-    reports = {}
+    states = {
+        name: {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        for name in parts
+    }
     for name, module in parts.items():
-        prefix = f"{name}."
-        state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        reports[name] = load_strict(module, state, allow_missing=allow_missing)
-    return reports
+        check_strict(module, states[name], allow_missing=allow_missing)
+    return {name: load_strict(module, states[name], allow_missing=allow_missing) for name, module in parts.items()}
