@@ -256,7 +256,8 @@ def check_rigid(c2w_opencv: Tensor, tolerance: float = 1e-4) -> None:
     rotation = c2w_opencv[..., :3, :3].double()
     error = (rotation @ rotation.transpose(-1, -2) - torch.eye(3, dtype=torch.float64, device=rotation.device)).abs()
     last = c2w_opencv[..., 3, :] - torch.tensor([0.0, 0.0, 0.0, 1.0], device=c2w_opencv.device)
-    determinant = torch.linalg.det(rotation)
+    right, down, forward = rotation.unbind(-1)
+    determinant = (torch.linalg.cross(right, down) * forward).sum(-1)
     worst = error.max().item()
     if not (worst <= tolerance and bool((determinant > 0).all()) and last.abs().max().item() <= tolerance):
         raise ValueError(

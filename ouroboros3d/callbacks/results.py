@@ -131,7 +131,7 @@ def protocol(trainer: Trainer, module: ImageTo3D, rows: list[dict[str, Any]]) ->
         "timestamp": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "package_versions": " ".join(f"{name}={metadata.version(name)}" for name in _PACKAGES),
         "seed": 0,
-        "resolution": data.image_size,
+        "resolution": data.rig.image_size,
         "background": data.background,
         "views": data.num_views,
         "ssim_data_range": 1.0,

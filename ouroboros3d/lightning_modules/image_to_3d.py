@@ -142,9 +142,8 @@ class ImageTo3D(LightningModule):
         condition_noise_ids: Literal["per_sample", "published"] = "per_sample",
     ) -> None:
         super().__init__()
-        # Convolutions are up to three times as fast in this layout on a CPU, and faster on tensor cores.
-        self.unet = unet.to(memory_format=torch.channels_last)
-        self.reconstructor = reconstructor.to(memory_format=torch.channels_last)
+        self.unet = unet
+        self.reconstructor = reconstructor
         self.codec = codec.requires_grad_(False)
         self.image_encoder = image_encoder
         self.renderer = renderer
@@ -162,6 +161,10 @@ class ImageTo3D(LightningModule):
         self.run_seed = 0
         if base_weights is not None:
             self._load_base_weights(base_weights)
+        # Convolutions are up to three times as fast in this layout on a CPU, and faster on tensor cores.
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self._lpips_metric: list[torch.nn.Module] = []  # outside the module tree: it belongs in no checkpoint
 
     # ---------------------------------------------------------------------------------------------- the two hooks
