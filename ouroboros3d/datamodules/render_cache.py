@@ -24,9 +24,11 @@ from typing import IO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ouroboros3d.datamodules.files import replace_text
 from ouroboros3d.datamodules.orbits import OrbitRig, SampleError, orbit_name, read_meta
 from ouroboros3d.datamodules.readers.objaverse import Asset
 from ouroboros3d.datamodules.render_jobs import RENDERER_VERSION, RenderJob, RenderResult, Stage
+from ouroboros3d.datamodules.splits import SPLITS, Split, split_of, write_splits
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ class RenderCache:
         self.folder = Path(cache_dir).expanduser() / f"{rig.image_size}px-{key[:16]}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _replace_text(self.folder / "render_config.json", json.dumps({**config, "sha256": key}, indent=1) + "\n")
+            replace_text(self.folder / "render_config.json", json.dumps({**config, "sha256": key}, indent=1) + "\n")
         except OSError as error:
             raise ValueError(
                 f"cache_dir: expected a folder that can be written, got {cache_dir} ({error}); name another one."
@@ -116,6 +118,7 @@ class RenderCache:
         random.Random(os.getpid()).shuffle(missing)
         started = time.monotonic()
         _run_all(self, missing, min(workers, len(missing)), timeout_s)
+        self._write_lists()
         rendered, seconds = len(self.complete(missing)), time.monotonic() - started
         log.info("rendered %d of %d objects into %s in %.0f s", rendered, len(missing), self.folder, seconds)
 
@@ -171,6 +174,13 @@ class RenderCache:
                 continue  # the last line of a writer that was killed: its object counts as not rendered
             entries[entry.uid] = entry
         return entries
+
+    def _write_lists(self) -> None:
+        """The orbits of each split (default fractions), for readers that know the folder but not the tree."""
+        names: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        for uid in self._read("index.jsonl"):
+            names[split_of(uid)] += [folder.name for folder in self.orbit_folders(uid)]
+        write_splits(self.folder, names)
 
     def _sweep(self) -> None:
         for folder in self.folder.glob(".*.part"):
@@ -327,9 +337,3 @@ def _remove(folder: Path) -> None:
     except FileNotFoundError:
         return  # never rendered, or another process removed it first
     shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    part.write_text(text)
-    part.replace(path)

@@ -8,6 +8,8 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
+from ouroboros3d.datamodules.files import replace_text
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -40,7 +42,7 @@ def split_of(uid: str, val_fraction: float = 0.1, test_fraction: float = 0.15) -
 def write_splits(folder: Path, names: dict[Split, list[str]]) -> None:
     """Write `train.txt`, `val.txt` and `test.txt`, one name a line, sorted."""
     for split in SPLITS:
-        (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in sorted(names[split])))
+        replace_text(folder / f"{split}.txt", "".join(f"{name}\n" for name in sorted(names[split])))
 
 
 def read_splits(folder: Path) -> dict[Split, list[str]]:

@@ -16,6 +16,7 @@ from ouroboros3d.datamodules.orbits import OrbitRig, read_orbit
 from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
 from ouroboros3d.datamodules.render_cache import RenderCache, Worker
 from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
+from ouroboros3d.datamodules.splits import read_splits
 
 # Without Lightning, which takes longer to import than all objects of the tree to render.
 FILL = """
@@ -112,6 +113,7 @@ def test_what_a_killed_process_leaves_is_completed(tree: Tree, cache_dir: Path, 
     os.utime(abandoned, (0, 0))
     RenderCache(copy, rig()).render(ObjaverseReader(tree.root).select(), workers=1, timeout_s=60)
     assert equal(orbits(copy), orbits(cache_dir))
+    assert sorted(name for names in read_splits(folder).values() for name in names) == sorted(orbits(copy))
     assert not abandoned.exists()
     assert living.exists()  # it may belong to a process that is at work
 
