@@ -1,7 +1,9 @@
 """Runs: which configuration, which folder and which checkpoint a command works with; the LightningCLI behind it."""
 
+import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -74,6 +76,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
         arguments = _place_fit(arguments)
     else:
         arguments = _place_use(command, arguments)
+        if command == "predict":
+            arguments = _take_images(arguments)
     callbacks = {"test": [ResultsWriter()], "predict": [PredictionWriter()]}.get(command, [])
     try:
         Commands(
@@ -143,19 +147,40 @@ def _place_use(command: str, arguments: list[str]) -> list[str]:
     return [*arguments, f"--runs={runs}", f"--experiment={experiment}", f"--version={version}"]
 
 
+def _take_images(arguments: list[str]) -> list[str]:
+    """Turn `--image FILE` and `--elevation_deg D` into a `PhotoDataModule` that keeps the run's own camera settings."""
+    images = _values(arguments, "--image")
+    if not images:
+        raise ValueError("predict: expected --image FILE, got none; it may be given several times.")
+    missing = [image for image in images if not Path(image).is_file()]
+    if missing:
+        raise FileNotFoundError(f"image: no file {missing[0]}.")
+    elevation = _value(arguments, "--elevation_deg") or "10"
+    kept = _without(_without(arguments, "--image"), "--elevation_deg")
+    return [
+        *kept,
+        "--data=ouroboros3d.datamodules.photos.PhotoDataModule",
+        f"--data.init_args.images={json.dumps(images)}",
+        f"--data.init_args.elevation_deg={elevation}",
+    ]
+
+
 def newest_checkpoint(runs: Path) -> Path:
     """The best checkpoint of the run in `runs` that saved one last.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    found = sorted(runs.glob("*/*/checkpoints/best*.ckpt"), key=lambda path: path.stat().st_mtime)
+    names = ("best*.ckpt", "last.ckpt")  # a run that ended before its first validation has only the last one
+    found = [path for name in names for path in runs.glob(f"*/*/checkpoints/{name}")]
+    newest_run = max((path.stat().st_mtime, path.parent) for path in found)[1] if found else None
+    found = [path for path in found if path.parent == newest_run]
     if not found:
         raise FileNotFoundError(
-            f"runs: no {runs}/*/*/checkpoints/best*.ckpt; train first (python -m ouroboros3d fit --config "
+            f"runs: no checkpoint in {runs}/*/*/checkpoints; train first (python -m ouroboros3d fit --config "
             "ablations/recursive.yaml) or name a checkpoint with --ckpt_path."
         )
-    return found[-1]
+    return found[0]
 
 
 def _experiment_name(configs: Sequence[str]) -> str | None:
@@ -166,17 +191,28 @@ def _experiment_name(configs: Sequence[str]) -> str | None:
 
 def _values(arguments: Sequence[str], option: str) -> list[str]:
     """All values given to an option, as `--option value` or `--option=value`."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    return [
-        following if argument == option else argument.removeprefix(f"{option}=")
-        for argument, following in pairs
-        if argument == option or argument.startswith(f"{option}=")
-    ]
+    found = []
+    for index, argument in enumerate(arguments):
+        if argument == option and index + 1 < len(arguments):
+            found.append(arguments[index + 1])
+        elif argument.startswith(f"{option}="):
+            found.append(argument.removeprefix(f"{option}="))
+    return found
 
 
 def _value(arguments: Sequence[str], option: str) -> str | None:
     values = _values(arguments, option)
     return values[-1] if values else None
+
+
+def _without(arguments: Sequence[str], option: str) -> list[str]:
+    """The arguments less an option and its values."""
+    befores = ["", *arguments]
+    return [
+        argument
+        for before, argument in zip(befores, arguments, strict=False)
+        if option not in (before, argument) and not argument.startswith(f"{option}=")
+    ]
 
 
 def _quieten() -> None:
@@ -186,5 +222,15 @@ def _quieten() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         _log.addHandler(handler)
         _log.setLevel(logging.INFO)
+    # Advertisements of other products, and hardware that is not there.
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.accelerator_connector"):
+        logging.getLogger(name).addFilter(_has_news)
     # Desk-scale data comes from memory: worker processes would only cost.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # `main(args)` is the one entry, also for the process's own arguments.
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+
+
+def _has_news(record: logging.LogRecord) -> bool:
+    return not re.search("litlogger|used: False|using: 0", record.getMessage())

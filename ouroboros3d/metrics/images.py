@@ -37,15 +37,37 @@ def psnr(images: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
     return -10 * mse.clamp_min(1e-10).log10()
 
 
-def constant_psnr(targets: Tensor, mask: Tensor) -> Tensor:
-    """Foreground PSNR [...] of the best constant image, which knows each target's own mean foreground colour.
+def foreground_moments(targets: Tensor, mask: Tensor) -> Tensor:
+    """What `constant_psnr` needs of images: their foreground's mean colour and mean squared norm.
 
     Args:
         targets: [..., 3, H, W] in [0, 1].
         mask: [..., 1, H, W] bool foreground.
+
+    Returns:
+        [..., 4]; NaN for an image without foreground.
     """
-    mean = (targets * mask).sum(dim=(-2, -1), keepdim=True) / mask.sum(dim=(-2, -1), keepdim=True).clamp_min(1)
-    return psnr(mean.expand_as(targets), targets, mask)
+    count = mask.sum(dim=(-2, -1))
+    mean = (targets * mask).sum(dim=(-2, -1)) / count
+    square = ((targets * mask) ** 2).sum(dim=(-3, -2, -1))[..., None] / count
+    return torch.cat([mean, square], dim=-1)
+
+
+def constant_psnr(moments: Tensor, colours: Tensor) -> Tensor:
+    """Foreground PSNR of constant images: [..., M] for moments [..., 4] of targets and colours [M, 3]."""
+    mean, square = moments[..., None, :3], moments[..., 3:]
+    mse = (square - 2 * (mean * colours).sum(-1) + (colours**2).sum(-1)) / 3
+    return -10 * mse.clamp_min(1e-10).log10()
+
+
+def best_constant_psnr(moments: Tensor) -> Tensor:
+    """Foreground PSNR [...] of the ONE constant image that is best on average over all images with moments [..., 4].
+
+    What a prediction that knows nothing of its input can reach. Searched over 33^3 colours.
+    """
+    levels = torch.linspace(0, 1, 33, dtype=moments.dtype)
+    values = constant_psnr(moments, torch.cartesian_prod(levels, levels, levels))
+    return values[..., values.flatten(0, -2).nanmean(0).argmax()]
 
 
 def ssim(images: Tensor, targets: Tensor) -> Tensor:

@@ -1,0 +1,333 @@
+"""The three variants against METHOD section 4: what they exchange, and what they do not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ouroboros3d.batch import MultiviewBatch
+from ouroboros3d.cameras import Cameras
+from ouroboros3d.diffusion.guidance import Estimate
+from ouroboros3d.diffusion.preconditioning import denoise, diffusion_loss, scalings
+from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D, SamplerSettings, seeded
+from ouroboros3d.lightning_modules.inference_combined import InferenceCombined, ProjectionSettings
+from ouroboros3d.lightning_modules.recursive import Recursive
+from ouroboros3d.lightning_modules.staged import Staged
+from ouroboros3d.networks.codecs import PixelCodec
+from ouroboros3d.networks.image_encoder import ImageEncoder
+from ouroboros3d.networks.lgm import LGM
+from ouroboros3d.networks.multiview_unet import MultiviewUNet
+from ouroboros3d.renderers.gaussians import GaussianRenderer
+from ouroboros3d.renderers.rendering import encode_coordinates
+
+MAPS = ("colour", "coordinates")
+
+
+def parts(feedback_maps: tuple[str, ...] = ()) -> dict[str, object]:
+    """Tiny real components; the same weights whatever the feedback."""
+    torch.manual_seed(0)
+    reconstructor = LGM(16, (32, 32), (False, True), True, (32,), (False,), 1, 8, 1, time_embedding=True)
+    with torch.no_grad():
+        reconstructor.conv.bias[4:7] -= 1.0  # smaller Gaussians than at random, as a trained one has
+    encoder = ImageEncoder(32, 1, 1, 16, 8, 32)
+    unet = MultiviewUNet(
+        96,
+        48,
+        (32, 32),
+        ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        1,
+        (1, 1),
+        32,
+        1,
+        32,
+        96,
+        feedback_maps,
+        4,
+    )
+    return {
+        "unet": unet,
+        "reconstructor": reconstructor,
+        "codec": PixelCodec(4, scale=1.0),
+        "image_encoder": encoder,
+        "renderer": GaussianRenderer(),
+        "sampler": SamplerSettings(num_steps=5, sigma_max=80.0),
+        "base_weights": None,
+    }
+
+
+def staged(**other: object) -> Staged:
+    return Staged(**{**parts(), **other})
+
+
+def recursive(maps: tuple[str, ...] = MAPS, **other: object) -> Recursive:
+    return Recursive(**{**parts(maps), **other})
+
+
+@pytest.fixture
+def batch() -> MultiviewBatch:
+    torch.manual_seed(1)
+    views = Cameras.orbit(torch.arange(4) * 90.0, 10.0, 1.7417, 39.598)
+    novel = Cameras.orbit([30.0, 200.0], [25.0, -5.0], 1.7417, 39.598)
+    every, world = Cameras.cat([Cameras.cat([views, novel], 0)[None]] * 2, 0).relative_to_first()
+    images, alpha = torch.rand(2, 6, 3, 16, 16), (torch.rand(2, 6, 1, 16, 16) > 0.5).float()
+    return MultiviewBatch(
+        ("a", "b"),
+        images[:, :4],
+        alpha[:, :4],
+        every[:, :4],
+        images[:, 4:],
+        alpha[:, 4:],
+        every[:, 4:],
+        torch.ones(2, 3),
+        world,
+    ).validate()
+
+
+def generate(module: ImageTo3D, batch: MultiviewBatch, **other: object) -> tuple[Tensor, Tensor]:
+    made = module.eval().generate(batch.input_images_01, batch.cameras, batch.background, batch.uids, **other)
+    return made.views_01, made.gaussians.means
+
+
+def losses(module: ImageTo3D, batch: MultiviewBatch, coin: float = 0.0) -> dict[str, Tensor]:
+    with seeded("step"):
+        return module.train().training_losses(batch, coin)
+
+
+def with_gradient(module: ImageTo3D) -> set[str]:
+    """Names of the parts that a backward pass has reached with anything but zeros."""
+    names = {
+        "adapters": module.unet.cond_encoder,
+        "unet": module.unet.unet,
+        "reconstructor": module.reconstructor,
+        "image_encoder": module.image_encoder,
+    }
+    return {
+        name
+        for name, part in names.items()
+        if any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in part.parameters())
+    }
+
+
+def test_at_the_start_recursive_equals_staged_bit_for_bit(batch: MultiviewBatch) -> None:
+    one, other = generate(staged(), batch), generate(recursive(), batch)
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+    # ... and no longer once the adapters have learned something.
+    module = recursive()
+    for adapter in module.unet.cond_encoder:
+        torch.nn.init.normal_(adapter.head[0].weight, std=0.5)
+    assert not torch.equal(one[0], generate(module, batch)[0])
+
+
+def test_an_object_does_not_depend_on_its_batch(batch: MultiviewBatch) -> None:
+    both = generate(recursive(), batch)[0]
+    module = recursive()
+    second = module.generate(batch.images_01[1:, 0], batch.cameras[1:], batch.background[1:], ("b",)).views_01
+    # Convolutions of other batch sizes add in another order.
+    torch.testing.assert_close(second, both[1:], rtol=0, atol=1e-4)
+
+
+def test_observers_change_nothing(batch: MultiviewBatch) -> None:
+    module = recursive()
+    for adapter in module.unet.cond_encoder:
+        torch.nn.init.normal_(adapter.head[0].weight, std=0.5)
+    steps = []
+    watched = generate(module, batch, observers=[steps.append])
+    assert [step.index for step in steps] == list(range(5))
+    assert all(set(step.feedback) == set(MAPS) for step in steps)
+    assert torch.equal(watched[0], generate(module, batch)[0])
+
+
+def test_the_same_seed_gives_the_same_loss(batch: MultiviewBatch) -> None:
+    module = recursive()
+    one, two = losses(module, batch), losses(module, batch)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    with seeded("another step"):
+        assert not torch.equal(module.training_losses(batch, 0.0)["diffusion"], one["diffusion"])
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_recursive_losses_are_those_of_the_method(batch: MultiviewBatch, heads: bool) -> None:
+    module = recursive(augmentation=0.0).train()
+    for adapter in module.unet.cond_encoder:
+        torch.nn.init.normal_(adapter.head[0].weight, std=0.5)
+    found = losses(module, batch, coin=0.49 if heads else 0.51)
+
+    with seeded("step"):
+        draw = module.draw(batch)
+    first = denoise(module.unet, draw.noisy, draw.sigma, draw.conditions, None)
+    views = torch.nn.functional.pixel_shuffle(first, 4).div(2).add(0.5).clamp(0, 1)
+    everywhere = Cameras.cat([batch.cameras, batch.target_cameras])
+    estimated = module.reconstructor(views, batch.cameras, draw.sigma.log() / 4)
+    clean = module.reconstructor(batch.images_01, batch.cameras)
+    truth = torch.cat([batch.images_01, batch.target_images_01], 1)
+    alpha = torch.cat([batch.alpha, batch.target_alpha], 1)
+    total = torch.zeros(())
+    for gaussians in (estimated, clean):
+        rendering = module.renderer(gaussians, everywhere, 16, 16, batch.background)
+        total = total + (rendering.colour - truth).abs().mean() + ((rendering.alpha - alpha) ** 2).mean()
+    rendering = module.renderer(estimated, batch.cameras, 16, 16, batch.background)
+    maps = {"colour": rendering.colour, "coordinates": encode_coordinates(rendering.coordinates, rendering.alpha)}
+    last = denoise(module.unet, draw.noisy, draw.sigma, draw.conditions, maps if heads else None)
+    weight = (1 + draw.sigma**2) / draw.sigma**2
+    expected = (weight[:, None, None, None, None] * (last - draw.latents) ** 2).mean()
+    # The same float32 operations in another grouping of the views.
+    torch.testing.assert_close(found["diffusion"], expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found["reconstruction"], total / 2, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("coin", "settings", "diffusion", "reconstruction"),
+    [
+        (0.0, {}, {"adapters", "unet"}, {"reconstructor"}),
+        (0.9, {}, {"unet"}, {"reconstructor"}),
+        (0.0, {"detach_feedback": False}, {"adapters", "unet", "reconstructor"}, {"reconstructor"}),
+        (0.0, {"reconstruction_gradient": True}, {"adapters", "unet"}, {"reconstructor", "unet"}),
+        (0.9, {"reconstruction_gradient": True}, {"unet"}, {"reconstructor", "unet"}),
+    ],
+)
+def test_gradients_reach_what_the_table_says(
+    batch: MultiviewBatch, coin: float, settings: dict[str, bool], diffusion: set[str], reconstruction: set[str]
+) -> None:
+    for name, expected in (("diffusion", diffusion), ("reconstruction", reconstruction)):
+        module = recursive(**settings)
+        for adapter in module.unet.cond_encoder:
+            torch.nn.init.normal_(adapter.head[0].weight, std=0.5)  # a zero head passes no gradient on
+        losses(module, batch, coin)[name].backward()
+        assert with_gradient(module) == expected
+
+
+def test_staged_networks_exchange_no_gradient(batch: MultiviewBatch) -> None:
+    for name, expected in (("diffusion", {"unet"}), ("reconstruction", {"reconstructor"})):
+        module = staged()
+        losses(module, batch)[name].backward()
+        assert with_gradient(module) == expected
+    module = staged(train=("unet", "reconstructor", "image_encoder"))
+    losses(module, batch)["diffusion"].backward()
+    assert with_gradient(module) == {"unet", "image_encoder"}
+
+
+def test_a_zero_head_learns_at_once(batch: MultiviewBatch) -> None:
+    module = recursive()
+    losses(module, batch)["diffusion"].backward()
+    assert all(adapter.head[0].weight.grad.abs().sum() > 0 for adapter in module.unet.cond_encoder)
+
+
+def test_joint_only_has_no_feedback(batch: MultiviewBatch) -> None:
+    module = recursive(())
+    losses(module, batch, coin=0.0)["diffusion"].backward()
+    assert with_gradient(module) == {"unet"}
+    assert torch.equal(generate(module, batch)[0], generate(staged(), batch)[0])
+
+
+def test_feedback_every_n_steps_keeps_the_maps_between(batch: MultiviewBatch) -> None:
+    module = recursive(feedback_every=2).eval()
+    hook = module.after_estimate(batch.cameras, batch.background, (16, 16))
+    calls: list[int] = []
+    module.reconstructor.register_forward_hook(lambda *_: calls.append(1))
+    maps = []
+    for index in range(4):
+        latents = torch.full((2, 4, 48, 4, 4), index / 4)
+        maps.append(hook(index, torch.tensor(1.0), Estimate.combine((latents,), torch.ones(4)))[1])
+    assert len(calls) == 2, "a step that keeps its feedback does not reconstruct"
+    assert maps[0] is maps[1]
+    assert maps[1] is not maps[2]
+
+
+def test_video_mv_projects_at_its_steps() -> None:
+    assert ProjectionSettings().steps(50) == {20, 30, 40}
+    assert ProjectionSettings().steps(25) == {10, 15, 20}
+    assert ProjectionSettings(every=2).steps(5) == {0, 2, 4}
+
+
+def test_a_projection_of_no_weight_is_staged(batch: MultiviewBatch) -> None:
+    module = InferenceCombined(projection=ProjectionSettings(blend=0.0), **parts())
+    # lerp with weight 0 gives the estimate itself.
+    assert torch.equal(generate(module, batch)[0], generate(staged(), batch)[0])
+    assert not torch.equal(
+        generate(InferenceCombined(**parts()), batch)[0], generate(staged(), batch)[0]
+    ), "at full weight it is not"
+
+
+@pytest.mark.parametrize("per_branch", [True, False])
+@pytest.mark.parametrize("views", ["all", "novel"])
+def test_the_projection_is_the_formula(batch: MultiviewBatch, per_branch: bool, views: str) -> None:
+    settings = ProjectionSettings(every=1, blend=0.5, per_branch=per_branch, views=views, background="grey")
+    module = InferenceCombined(projection=settings, **parts()).eval()
+    torch.manual_seed(2)
+    branches = (torch.randn(2, 4, 48, 4, 4), torch.randn(2, 4, 48, 4, 4))
+    guidance = torch.tensor([1.0, 2.0, 3.0, 2.0])
+    with torch.no_grad():
+        found, feedback = module.after_estimate(batch.cameras, batch.background, (16, 16))(
+            0, torch.tensor(1.0), Estimate.combine(branches, guidance)
+        )
+
+        def project(latents: Tensor) -> Tensor:
+            images = torch.nn.functional.pixel_shuffle(latents, 4).div(2).add(0.5).clamp(0, 1)
+            gaussians = module.reconstructor(images, batch.cameras)
+            grey = torch.full((2, 3), 0.5)
+            renders = module.renderer(gaussians, batch.cameras, 16, 16, grey).colour.clamp(0, 1)
+            result = (latents + torch.nn.functional.pixel_unshuffle(renders * 2 - 1, 4)) / 2
+            return torch.cat([latents[:, :1], result[:, 1:]], 1) if views == "novel" else result
+
+        scale = guidance[:, None, None, None]
+        if per_branch:
+            low, high = project(branches[0]), project(branches[1])
+            expected = low + scale * (high - low)
+        else:
+            expected = project(branches[0] + scale * (branches[1] - branches[0]))
+    assert feedback is None
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)  # float32 sums in another order
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: InferenceCombined(projection=ProjectionSettings(blend=1.5), **parts()),
+        lambda: recursive(feedback_probability=2.0),
+        lambda: recursive(feedback_every=0),
+        lambda: staged(base_weights="/nowhere.safetensors"),
+    ],
+)
+def test_wrong_settings_are_refused(make: object) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        make()  # type: ignore[operator]
+
+
+def test_states_of_other_variants() -> None:
+    state = staged().state_dict()
+    InferenceCombined(**parts()).adapt_state(dict(state), "Staged")
+    module = recursive()
+    adapted = module.adapt_state(dict(state), "Staged")
+    module.load_state_dict(adapted)
+    with pytest.raises(ValueError, match=r"unexpected \(unet.cond_encoder"):
+        staged().adapt_state(recursive().state_dict(), "Recursive")
+    wrong = {**state, "reconstructor.conv.bias": torch.zeros(3)}
+    with pytest.raises(ValueError, match=r"1 of another shape \(reconstructor.conv.bias\)"):
+        staged().adapt_state(wrong, "Staged")
+
+
+def test_published_noise_ids_are_those_of_the_first_sample(batch: MultiviewBatch) -> None:
+    level = torch.tensor([0.1, 0.2])
+    right = staged().conditions(batch.input_images_01, batch.cameras, level).added_time_ids
+    published = staged(condition_noise_ids="published")
+    wrong = published.conditions(batch.input_images_01, batch.cameras, level).added_time_ids
+    assert torch.equal(right[:, 2], level)
+    assert torch.equal(wrong[:, 2], level[[0, 0]])
+
+
+def test_quality_is_measured_against_the_truth(batch: MultiviewBatch) -> None:
+    module = staged().eval()
+    _, values = module.evaluate(batch)
+    assert values["mv_psnr"].shape == (2,)
+    made = module.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)
+    perfect = replace(batch, images_01=torch.cat([batch.images_01[:, :1], made.views_01[:, 1:]], 1))
+    assert (module.evaluate(perfect)[1]["mv_psnr"] > 60).all()
+    assert (values["mv_psnr"] < 20).all()
+
+
+def test_scalings_are_shared_by_training_and_sampling() -> None:
+    assert scalings(torch.tensor([1.0])).c_noise.item() == 0
+    assert diffusion_loss(torch.ones(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1), torch.ones(1)).item() == 2
