@@ -73,9 +73,11 @@ class RenderCache:
         config = {"renderer": "ouroboros3d.renderers.meshes", "version": RENDERER_VERSION, "rig": rig.as_dict()}
         key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         self.folder = Path(cache_dir).expanduser() / f"{rig.image_size}px-{key[:16]}"
+        described = self.folder / "render_config.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            replace_text(self.folder / "render_config.json", json.dumps({**config, "sha256": key}, indent=1) + "\n")
+            if not described.is_file():  # a complete cache may be read-only
+                replace_text(described, json.dumps({**config, "sha256": key}, indent=1) + "\n")
         except OSError as error:
             raise ValueError(
                 f"cache_dir: expected a folder that can be written, got {cache_dir} ({error}); name another one."
