@@ -1,0 +1,85 @@
+"""A textured triangle mesh in memory, in the terms of glTF."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ouroboros3d.renderers.textures import WrapMode
+
+AlphaMode = Literal["OPAQUE", "MASK", "BLEND"]
+_BOUNDING_RADIUS = 0.58  # what the default rig never crops, in any rotation
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a face looks like, in glTF's terms.
+
+    Args:
+        base_colour_linear: factor of the texture, linear RGB and alpha, in [0, 1].
+        texture: [H, W, 4] uint8 sRGB and straight alpha, or None for white.
+        wrap: horizontal and vertical wrap mode of the texture.
+        alpha_mode: OPAQUE ignores every alpha, MASK cuts it at `alpha_cutoff`, BLEND composites.
+        alpha_cutoff: MASK draws where alpha is at least this.
+        double_sided: as stored; the renderer shows both sides unless told otherwise.
+    """
+
+    base_colour_linear: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    texture: Tensor | None = None
+    wrap: tuple[WrapMode, WrapMode] = ("repeat", "repeat")
+    alpha_mode: AlphaMode = "OPAQUE"
+    alpha_cutoff: float = 0.5
+    double_sided: bool = False
+
+
+@dataclass(frozen=True)
+class TexturedMesh:
+    """One object: all its triangles in one list, in world axes +Y up (glTF's own).
+
+    Args:
+        vertices: [P, 3] float32, scene units.
+        faces: [F, 3] int64.
+        uv: [F, 3, 2] float32 glTF texture coordinates of each face's corners, (0, 0) the image's upper left corner.
+        material_index: [F] int64 into `materials`.
+        materials: at least one.
+        vertex_colours_linear: [P, 4] float32 linear RGB and alpha factors in [0, 1], or None for white.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    uv: Tensor
+    material_index: Tensor
+    materials: tuple[Material, ...]
+    vertex_colours_linear: Tensor | None = None
+
+    @property
+    def corners(self) -> Tensor:
+        """[F, 3, 3] corners of each face."""
+        return self.vertices[self.faces]
+
+    def normalised(self) -> tuple["TexturedMesh", float, Tensor]:
+        """The mesh with its box centred at the origin, in the cube [-0.5, 0.5]^3 and in the sphere of radius 0.58.
+
+        Returns:
+            the mesh, `scale` and `offset` [3] (float64), with x_normalised = scale * x + offset.
+        """
+        used = self.vertices[self.faces.unique()].double()
+        low, high = used.amin(dim=0), used.amax(dim=0)
+        centre = (low + high) / 2
+        radius = (used - centre).norm(dim=1).max()
+        scale = torch.minimum(1 / (high - low).max(), _BOUNDING_RADIUS / radius).item()
+        vertices = ((self.vertices.double() - centre) * scale).float()
+        return replace(self, vertices=vertices), scale, -scale * centre
+
+    def to(self, device: torch.device | str) -> "TexturedMesh":
+        """The mesh on another device."""
+        colours = self.vertex_colours_linear
+        return TexturedMesh(
+            self.vertices.to(device),
+            self.faces.to(device),
+            self.uv.to(device),
+            self.material_index.to(device),
+            tuple(replace(m, texture=None if m.texture is None else m.texture.to(device)) for m in self.materials),
+            None if colours is None else colours.to(device),
+        )
