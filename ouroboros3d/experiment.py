@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 import re
 import sys
 import warnings
@@ -16,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.results import ResultsWriter
-from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
+from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D, check_checkpoint
 
 _DEFAULTS = Path(__file__).with_name("defaults.yaml")
 _VERSION_OF_LAUNCHER = "OUROBOROS3D_RUN_VERSION"  # processes that a strategy starts join the first one's run
@@ -28,7 +29,7 @@ class Parser(LightningArgumentParser):  # type: ignore[misc]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message as `ValueError`."""
-        raise ValueError(message) from ex
+        raise ValueError(_meant(message)) from ex
 
 
 class Commands(LightningCLI):  # type: ignore[misc]
@@ -49,7 +50,8 @@ class Commands(LightningCLI):  # type: ignore[misc]
     def before_instantiate_classes(self) -> None:
         """Send the logger to the run's folder."""
         config = self.config[self.subcommand]
-        if config.trainer.logger in (None, True):
+        logger = config.trainer.logger  # a run's saved configuration names its own folder, which is not this run's
+        if logger in (None, True) or getattr(logger, "class_path", "").endswith(".TensorBoardLogger"):
             config.trainer.logger = {
                 "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
                 "init_args": {"save_dir": config.runs, "name": config.experiment, "version": config.version},
@@ -93,27 +95,33 @@ def run(command: str, arguments: Sequence[str]) -> None:
             args=[command, *arguments],
         )
     except ArgumentError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_meant(str(error))) from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{_value(arguments, '--ckpt_path')}: expected a checkpoint of this project, got a file with code in it, which "
+            "is never executed."
+        ) from error
 
 
 def _place_fit(arguments: list[str]) -> list[str]:
     """Name the run's folder and refuse one that exists."""
     runs = Path(_value(arguments, "--runs") or "runs")
     experiment = _value(arguments, "--experiment") or _experiment_name(_values(arguments, "--config")) or "staged"
-    version = _value(arguments, "--version") or os.environ.get(_VERSION_OF_LAUNCHER)
-    joins = os.environ.get(_VERSION_OF_LAUNCHER) is not None
-    if version is None:
+    version = _value(arguments, "--version")
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        version = os.environ.get(_VERSION_OF_LAUNCHER, version)
+    elif version is None:
         number = 0
         while (runs / experiment / f"version_{number}").exists():
             number += 1
         version = f"version_{number}"
-    elif not joins and (runs / experiment / version).exists():
+    elif (runs / experiment / version).exists():
         raise FileExistsError(
             f"run folder: {runs / experiment / version} exists already, and a run never overwrites another; "
             "choose another --version or leave it out."
         )
-    if not any(argument.startswith("--print_config") for argument in arguments):
-        os.environ[_VERSION_OF_LAUNCHER] = version
+    assert version is not None
+    os.environ[_VERSION_OF_LAUNCHER] = version
     return [*arguments, f"--runs={runs}", f"--experiment={experiment}", f"--version={version}"]
 
 
@@ -128,6 +136,8 @@ def _place_use(command: str, arguments: list[str]) -> list[str]:
         arguments.append(f"--ckpt_path={checkpoint}")
     elif checkpoint is not None and not Path(checkpoint).is_file():
         raise FileNotFoundError(f"ckpt_path: no file {checkpoint}; a run's checkpoints are in runs/NAME/VERSION/checkpoints.")
+    if checkpoint is not None:
+        check_checkpoint(Path(checkpoint))
     if not configs:
         assert checkpoint is not None
         config = Path(checkpoint).resolve().parents[1] / "config.yaml"
@@ -213,6 +223,12 @@ def _without(arguments: Sequence[str], option: str) -> list[str]:
         for before, argument in zip(befores, arguments, strict=False)
         if option not in (before, argument) and not argument.startswith(f"{option}=")
     ]
+
+
+def _meant(message: str) -> str:
+    """Of jsonargparse's list of failed alternatives the one that was meant: an optional object is not None."""
+    found = re.search(r'Parser key "(\w+)":\s*Does not validate.*?Errors:\s*- (.*?)\s*- Expected a', message, re.DOTALL)
+    return f"{found[1]}: {found[2]}" if found else message
 
 
 def _quieten() -> None:

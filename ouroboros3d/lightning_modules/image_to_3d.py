@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,6 +161,7 @@ class ImageTo3D(LightningModule):
         for name in ("unet", "reconstructor", "image_encoder"):
             getattr(self, name).requires_grad_(name in train)
         self.run_seed = 0
+        self._micro_batch = (-1, 0)  # optimiser step, and batch within it where gradients are accumulated
         if base_weights is not None:
             self._load_base_weights(base_weights)
         # Convolutions are up to three times as fast in this layout on a CPU, and faster on tensor cores.
@@ -290,9 +293,12 @@ class ImageTo3D(LightningModule):
         self.run_seed = torch.initial_seed()
 
     def training_step(self, batch: MultiviewBatch, batch_idx: int) -> Tensor:
-        """One step; every random number in it follows from the run's seed, the epoch, the batch and the rank."""
+        """One step; every random number in it follows from the run's seed, the step, the micro-batch and the rank."""
         batch.validate()
-        step = f"{self.run_seed}/{self.current_epoch}/{batch_idx}"
+        # Lightning's batch index is one behind after resuming from a checkpoint inside an epoch; its step is not.
+        step_before, micro = self._micro_batch
+        self._micro_batch = (self.global_step, micro + 1 if step_before == self.global_step else 0)
+        step = f"{self.run_seed}/{self._micro_batch}"
         with seeded(step):
             coin = float(torch.rand(()))
         with seeded(f"{step}/{self.global_rank}"):
@@ -416,12 +422,22 @@ class ImageTo3D(LightningModule):
                 f"{source!r} and no file at {path}."
             )
         if path.suffix == ".ckpt":
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            check_checkpoint(path)
+            try:
+                checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                raise ValueError(f"{path}: expected weights, got a file with code in it, which is never executed.") from error
             state = self.adapt_state(checkpoint["state_dict"], str(path))
             self.load_state_dict(state)
         else:
             parts = {name: getattr(self, name) for name in ("unet", "reconstructor", "image_encoder")}
             load_base_weights(path, parts, allow_missing=(r"^cond_encoder\.",))
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise ValueError unless a file is a whole checkpoint archive (its directory is at its end)."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: expected a checkpoint of this project, got a truncated file or one of another kind.")
 
 
 @contextmanager

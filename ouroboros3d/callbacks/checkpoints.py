@@ -1,0 +1,51 @@
+"""A checkpoint to resume from, always the newest state, whole or not there at all."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class LastCheckpoint(Callback):
+    """Write `checkpoints/last.ckpt` every n steps and at the end of training.
+
+    Lightning's `ModelCheckpoint(save_last=True)` writes it only when a best checkpoint is written too, so its last one
+    may be old. The file is written under another name first: a killed run leaves the one before.
+
+    Args:
+        every_n_steps: optimiser steps between two; what a kill can lose.
+    """
+
+    def __init__(self, every_n_steps: int = 40) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps: expected at least 1, got {every_n_steps}.")
+        self.every_n_steps = every_n_steps
+        self._saved = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Save after every n-th optimiser step."""
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 and step != self._saved:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the final state."""
+        if trainer.global_step != self._saved:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.log_dir is None or trainer.fast_dev_run:
+            return
+        path = Path(trainer.log_dir) / "checkpoints" / "last.ckpt"
+        part = path.with_name("last.ckpt.part")
+        trainer.save_checkpoint(part)
+        if trainer.is_global_zero:
+            part.replace(path)
+        self._saved = trainer.global_step

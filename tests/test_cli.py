@@ -1,0 +1,271 @@
+"""The command line as a user meets it: every ablation trains, is tested and used; every mistake gets one line."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image, ImageDraw
+
+from ouroboros3d.cli import main
+from ouroboros3d.gaussians import load_ply
+
+ROOT = Path(__file__).parents[1]
+ABLATIONS = sorted((ROOT / "ablations").glob("*.yaml"))
+# A run that kills itself like `kill -9` in the middle of its sixth step.
+_KILLED = """
+import os, signal, sys
+from ouroboros3d.cli import main
+from ouroboros3d.lightning_modules.recursive import Recursive
+step = Recursive.training_losses
+def kill(self, *args):
+    if self.global_step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args)
+Recursive.training_losses = kill
+main(["fit", "--config=" + sys.argv[1], *sys.argv[2:]])
+"""
+TINY = f"--config={ROOT / 'tests' / 'tiny.yaml'}"
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, a shared cache of views, and errors as a user sees them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OUROBOROS3D_CACHE", str(cache))
+    monkeypatch.delenv("OUROBOROS3D_DEBUG", raising=False)
+    monkeypatch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
+    return tmp_path
+
+
+def fit(name: str, *more: str) -> None:
+    main(["fit", f"--config={ROOT / 'ablations' / name}.yaml", TINY, *more])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a wrong command answers with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ouroboros3d: error: ")]
+    assert len(errors) == 1
+    return errors[0]
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_every_ablation_trains(path: Path, here: Path) -> None:
+    fit(path.stem)
+    run = here / "runs" / path.stem / "version_0"
+    assert (run / "config.yaml").is_file()
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert list((run / "pictures").glob("validation_*.png"))
+    assert list(run.glob("events.out.tfevents.*"))
+
+
+def test_the_resolved_configuration_reproduces_the_run(here: Path) -> None:
+    fit("recursive")
+    first = here / "runs" / "recursive" / "version_0"
+    main(["fit", f"--config={first / 'config.yaml'}", "--experiment=again"])
+    one = torch.load(first / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    two = torch.load(here / "runs/again/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_print_config_round_trips(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["fit", f"--config={ROOT / 'ablations' / 'recursive.yaml'}", "--print_config"]
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    (here / "printed.yaml").write_text(printed)
+    with pytest.raises(SystemExit):
+        main(["fit", "--config=printed.yaml", "--experiment=recursive", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(printed)
+    assert yaml.safe_load(printed)["model"]["init_args"]["unet"]["init_args"]["feedback_maps"] == [
+        "colour",
+        "coordinates",
+    ]
+    assert not (here / "runs").exists()
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(here: Path) -> None:
+    every = "--trainer.callbacks+=ouroboros3d.callbacks.checkpoints.LastCheckpoint"
+    steps = ["--trainer.max_steps=7", "--trainer.val_check_interval=3"]
+    fit("recursive", "--version=whole", *steps)
+    whole = here / "runs/recursive/whole/checkpoints/last.ckpt"
+
+    def same(version: str) -> None:
+        states = [torch.load(p, weights_only=True) for p in (whole, whole.parents[2] / version / "checkpoints/last.ckpt")]
+        assert [state["global_step"] for state in states] == [7, 7]
+        for key, value in states[0]["state_dict"].items():
+            assert torch.equal(value, states[1]["state_dict"][key]), key
+
+    # Stopped inside an epoch (4 batches an epoch). The learning rate still warms up, so the end does not matter to it.
+    fit("recursive", "--version=part", "--trainer.max_steps=3", "--trainer.val_check_interval=3")
+    part = here / "runs/recursive/part/checkpoints/last.ckpt"
+    fit("recursive", "--version=rest", *steps, f"--ckpt_path={part}")
+    same("rest")
+    # Killed without notice in the sixth step, when the newest checkpoint is the periodic one after the fifth.
+    command = [sys.executable, "-c", _KILLED, f"{ROOT / 'ablations' / 'recursive.yaml'}", TINY, "--version=killed", *steps]
+    ended = subprocess.run([*command, every, "--trainer.callbacks.every_n_steps=5"], capture_output=True, text=True)
+    assert ended.returncode == -9, ended.stderr
+    killed = here / "runs/recursive/killed/checkpoints/last.ckpt"
+    fit("recursive", "--version=revived", *steps, f"--ckpt_path={killed}")
+    same("revived")
+
+
+def test_test_takes_the_newest_best_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit("staged")
+    fit("recursive")
+    capsys.readouterr()
+    main(["test"])
+    printed = capsys.readouterr().out
+    run = here / "runs" / "recursive" / "version_0"
+    assert re.search(r"newest run's best checkpoint, runs/recursive/version_0/checkpoints/best", printed)
+    assert "renders, novel cameras" in printed
+    assert "tensorboard --logdir" in printed
+    results = json.loads((run / "results.json").read_text())
+    assert results["method"] == "Recursive"
+    assert results["objects"] == 2
+    assert 0 < results["mean"]["novel_psnr_foreground"] < 60
+    rows = (run / "results.csv").read_text().splitlines()
+    assert len(rows) == 3
+    assert len(list((run / "pictures").glob("*.png"))) == 3  # two objects, one validation
+
+
+def test_a_staged_checkpoint_runs_in_the_other_variants(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit("staged")
+    checkpoint = here / "runs/staged/version_0/checkpoints/last.ckpt"
+    for name in ("inference_combined", "recursive"):
+        main(["test", f"--config={ROOT / 'ablations' / name}.yaml", TINY, f"--ckpt_path={checkpoint}"])
+        results = json.loads((here / "runs" / name / "version_0" / "results.json").read_text())
+        assert results["checkpoint"].endswith("staged/version_0/checkpoints/last.ckpt")
+    assert "adapter tensors are new" in caplog.text
+    fit("recursive", f"--model.init_args.base_weights={checkpoint}")
+
+
+def test_predict_writes_views_gaussians_and_a_turntable(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit("recursive")
+    picture = Image.new("RGB", (90, 60), "white")
+    ImageDraw.Draw(picture).rectangle((30, 15, 60, 50), fill=(200, 40, 30))
+    picture.save("chair.png")
+    capsys.readouterr()
+    main(["predict", "--image", "chair.png"])
+    folder = here / "runs/recursive/version_0/predictions/chair"
+    assert "gaussians.ply" in capsys.readouterr().out
+    assert len(list(folder.glob("view_*.png"))) == 4
+    assert load_ply(folder / "gaussians.ply").shape[1] > 0
+    with Image.open(folder / "turntable.gif") as turntable:
+        assert turntable.n_frames == 36
+
+
+def test_help_is_quick_and_complete() -> None:
+    for arguments in ([], ["fit"], ["validate"], ["test"], ["predict"]):
+        started = time.perf_counter()
+        command = [sys.executable, "-X", "importtime", "-m", "ouroboros3d", *arguments, "--help"]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        assert "usage: python -m ouroboros3d" in shown.stdout
+        assert "import torch" not in shown.stderr
+        assert not re.search(r"\| +(torch|lightning|jsonargparse)$", shown.stderr, re.MULTILINE)
+        # Without torch and Lightning nothing is left that could take seconds; the bound allows for a busy machine.
+        assert time.perf_counter() - started < 3
+
+
+def test_the_long_help_documents_every_option(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--help.all"])
+    assert stopped.value.code == 0
+    assert "--trainer.max_steps" in capsys.readouterr().out
+
+
+def test_wrong_usage_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recursive = f"--config={ROOT / 'ablations' / 'recursive.yaml'}"
+    assert "unknown command 'fitt'" in refusal(capsys, "fitt")
+    assert "no checkpoint in runs" in refusal(capsys, "test")
+    assert "no file nowhere.ckpt" in refusal(capsys, "test", "--ckpt_path=nowhere.ckpt")
+    assert "nowhere.yaml" in refusal(capsys, "fit", "--config=nowhere.yaml")
+    assert "model: unrecognized arguments: --sampler.num_stepps=3" in refusal(capsys, "fit", recursive, "--model.init_args.sampler.num_stepps=3")
+    assert "feedback_map" in refusal(capsys, "fit", recursive, "--model.init_args.unet.init_args.feedback_maps=[color]")
+    assert "base_weights: expected" in refusal(capsys, "fit", recursive, "--model.init_args.base_weights=nowhere.ckpt")
+    assert not (here / "runs").exists(), "a refused run leaves nothing behind"
+
+
+def test_wrong_data_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "empty").mkdir()
+    recursive = f"--config={ROOT / 'ablations' / 'recursive.yaml'}"
+
+    def refused(*data: str) -> str:
+        return refusal(capsys, "fit", recursive, TINY, *(f"--data.init_args.{argument}" for argument in data))
+
+    assert "nowhere" in refused("root=nowhere")
+    assert "empty" in refused("root=empty")
+    assert "spaceship" in refused("categories=[spaceship]")
+    assert "num_views: expected a divisor" in refused("num_views=3")
+    assert "uid" in refused("uids=[nobody]")
+
+
+def test_an_existing_run_folder_is_never_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit("staged", "--version=mine")
+    kept = (here / "runs/staged/mine/checkpoints/last.ckpt").read_bytes()
+    arguments = ["fit", f"--config={ROOT / 'ablations' / 'staged.yaml'}", TINY, "--version=mine"]
+    assert "exists already" in refusal(capsys, *arguments)
+    assert (here / "runs/staged/mine/checkpoints/last.ckpt").read_bytes() == kept
+    fit("staged")
+    assert (here / "runs/staged/version_0").is_dir()
+
+
+def test_a_wrong_checkpoint_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit("recursive")
+    checkpoint = here / "runs/recursive/version_0/checkpoints/last.ckpt"
+    staged = f"--config={ROOT / 'ablations' / 'staged.yaml'}"
+    assert "expected the weights of Staged" in refusal(capsys, "test", staged, TINY, f"--ckpt_path={checkpoint}")
+    assert "to start from its weights" in refusal(capsys, "fit", staged, TINY, f"--ckpt_path={checkpoint}")
+    wider = "--model.init_args.reconstructor.init_args.time_channels=64"
+    recursive = f"--config={ROOT / 'ablations' / 'recursive.yaml'}"
+    assert "expected the weights" in refusal(capsys, "test", recursive, TINY, wider, f"--ckpt_path={checkpoint}")
+    broken = here / "broken.ckpt"
+    broken.write_bytes(checkpoint.read_bytes()[:1000])
+    assert "broken.ckpt" in refusal(capsys, "test", recursive, TINY, f"--ckpt_path={broken}")
+
+
+def test_no_pickle_is_executed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (Path("executed"),)
+
+    torch.save({"state_dict": {}, "evil": Evil()}, "evil.ckpt")
+    recursive = f"--config={ROOT / 'ablations' / 'recursive.yaml'}"
+    assert "evil.ckpt" in refusal(capsys, "test", recursive, TINY, "--ckpt_path=evil.ckpt")
+    assert "evil.ckpt" in refusal(capsys, "fit", recursive, TINY, "--model.init_args.base_weights=evil.ckpt")
+    assert not Path("executed").exists()
+
+
+def test_a_wrong_image_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit("recursive")
+    Path("text.png").write_text("no image")
+    Image.new("RGB", (40, 40), "white").save("blank.png")
+    assert "expected --image" in refusal(capsys, "predict")
+    assert "no file nowhere.png" in refusal(capsys, "predict", "--image", "nowhere.png")
+    assert "text.png" in refusal(capsys, "predict", "--image", "text.png")
+    assert "blank.png" in refusal(capsys, "predict", "--image", "blank.png")
+
+
+def test_lpips_that_was_asked_for_is_never_dropped(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(here / "no_weights"))
+    recursive = f"--config={ROOT / 'ablations' / 'recursive.yaml'}"
+    line = refusal(capsys, "fit", recursive, TINY, "--model.init_args.reconstruction_loss.lpips_weight=1")
+    assert "vgg16-397923af.pth" in line
+    assert not (here / "runs").exists()
