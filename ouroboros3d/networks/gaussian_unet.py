@@ -4,10 +4,14 @@ Names of the members are 3DTopia/LGM's, so that its weights load by name.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 _SKIP_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two signals
 
@@ -217,6 +221,7 @@ class GaussianUNet(nn.Module):
         num_groups: groups of the norms.
         num_heads: heads of the attentions.
         time_channels: sinusoidal channels of the time input; 0 = no time input.
+        gradient_checkpointing: recompute the levels' activations in the backward pass.
     """
 
     def __init__(
@@ -230,8 +235,10 @@ class GaussianUNet(nn.Module):
         num_groups: int,
         num_heads: int,
         time_channels: int,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         self.layers_per_block = layers_per_block
         self.time_channels = time_channels
         shared = (num_groups, num_heads, time_channels)
@@ -264,16 +271,21 @@ class GaussianUNet(nn.Module):
         x = self.conv_in(x)
         skips = [x]
         for block in self.down_blocks:
-            results = block(x, views, embedding)
+            results: list[Tensor] = self._runner(block)(x, views, embedding)
             skips += results
             x = results[-1]
-        x = self.mid_block(x, views, embedding)
+        x = self._runner(self.mid_block)(x, views, embedding)
         for block in self.up_blocks:
             used = len(skips) - self.layers_per_block - 1
-            x = block(x, skips[used:], views, embedding)
+            x = self._runner(block)(x, skips[used:], views, embedding)
             skips = skips[:used]
         result: Tensor = self.conv_out(functional.silu(self.norm_out(x)))
         return result
+
+    def _runner(self, block: nn.Module) -> Callable[..., Any]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return partial(checkpoint, block, use_reentrant=False)
+        return block
 
 
 def sinusoids(time: Tensor, channels: int) -> Tensor:

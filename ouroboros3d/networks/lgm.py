@@ -53,6 +53,7 @@ class LGM(nn.Module):
         scale_activation: `published` takes 0.07 * softplus instead of 0.1 * softplus where reconstruct_views > 4.
         time_shape: `per_object` takes c_noise [B]; `published` takes what the published code takes: no axes, [1], or
             one value per used view [B * V'] (one per object fails there, so it trains at batch 1 alone).
+        gradient_checkpointing: recompute the U-Net's activations in the backward pass.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class LGM(nn.Module):
         rotation_norm: Literal["per_gaussian", "published"] = "per_gaussian",
         scale_activation: Literal["constant", "published"] = "constant",
         time_shape: Literal["per_object", "published"] = "per_object",
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         _check_sizes(input_size, down_channels, down_attention, up_channels, up_attention, num_groups, num_heads)
@@ -94,6 +96,7 @@ class LGM(nn.Module):
             num_groups,
             num_heads,
             time_channels if time_embedding else 0,
+            gradient_checkpointing,
         )
         self.conv = nn.Conv2d(14, 14, kernel_size=1)
 

@@ -153,6 +153,15 @@ def test_views_talk_to_each_other_within_an_object():
     assert torch.equal(after[1], before[1])  # object 1 does not
 
 
+def test_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        network = with_time(tiny(gradient_checkpointing=checkpointing)).train()
+        columns(network(*inputs(), torch.tensor([0.5, -1.0]).double())).square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-9)  # float64, same operations
+
+
 @pytest.mark.parametrize(
     ("views", "used"), [(4, [0, 1, 2, 3]), (6, [0, 1, 3, 4]), (8, [0, 2, 4, 6]), (16, [0, 4, 8, 12])]
 )
