@@ -117,7 +117,7 @@ class ImageTo3D(LightningModule):
         reconstruction_loss: weights of the reconstruction loss.
         base_weights: where training starts: `bundled` (desk scale), a safetensors file of base weights, a checkpoint of
             this project (staged ones fit every variant), or null for random weights.
-        train: the parts that are trained.
+        train: the parts that are trained; a loss that trains none of them is not computed.
         guidance_dropout: rate p of METHOD section 1.
         augmentation: probability of each of LGM's augmentations of clean input views.
         warmup_steps: linear warm-up of the learning rate.
@@ -173,19 +173,20 @@ class ImageTo3D(LightningModule):
     # ---------------------------------------------------------------------------------------------- the two hooks
 
     def training_losses(self, batch: MultiviewBatch, coin: float) -> dict[str, Tensor]:
-        """Losses of one step by name; their sum is minimised. Here: F and R side by side, no exchange.
+        """Losses of one step by name; their sum is minimised. Here: those of the trained parts, without exchange.
 
         Args:
             batch: B objects.
             coin: uniform in [0, 1), one a step and the same on every rank, so that all run the same graph.
         """
-        draw = self.draw(batch)
-        estimate = self.denoise(draw)
-        clean, _ = self.reconstruct_clean(batch)
-        return {
-            "diffusion": diffusion_loss(estimate, draw.latents, draw.sigma),
-            "reconstruction": self.reconstruction_loss.settings.weight * self.reconstruction_loss_of(clean, batch),
-        }
+        losses: dict[str, Tensor] = {}
+        if "unet" in self.trained_parts:
+            draw = self.draw(batch)
+            losses["diffusion"] = diffusion_loss(self.denoise(draw), draw.latents, draw.sigma)
+        if "reconstructor" in self.trained_parts:
+            loss = self.reconstruction_loss_of(self.reconstruct_clean(batch), batch)
+            losses["reconstruction"] = self.reconstruction_loss.settings.weight * loss
+        return losses
 
     def after_estimate(self, cameras: Cameras, background: Tensor, size: tuple[int, int]) -> AfterEstimate:
         """The sampler's hook for objects seen by cameras [B, V] on background [B, 3], images of (H, W). Here: none."""
@@ -223,13 +224,12 @@ class ImageTo3D(LightningModule):
         """Views [B, V, 3, H, W] in [0, 1] of latents [B, V, C, h, w]."""
         return self.codec.decode(latents).clamp(0, 1)
 
-    def reconstruct_clean(self, batch: MultiviewBatch) -> tuple[Rendering, Gaussians]:
+    def reconstruct_clean(self, batch: MultiviewBatch) -> Rendering:
         """Reconstruct a batch's clean views (augmented as LGM does) and render the result at all V + T cameras."""
         views, cameras = batch.images_01, batch.cameras
         if self.training and self.augmentation > 0:
             views, cameras = augment_views(views, cameras, self.augmentation, batch.background)
-        gaussians = self.reconstructor(views, cameras)
-        return self.render_all(gaussians, batch), gaussians
+        return self.render_all(self.reconstructor(views, cameras), batch)
 
     def render_all(self, gaussians: Gaussians, batch: MultiviewBatch) -> Rendering:
         """Render at the batch's V input and T novel cameras, [B, V + T, ...], on its background."""

@@ -61,7 +61,7 @@ class Recursive(ImageTo3D):
             views = views.detach()
         gaussians = self.reconstructor(views, batch.cameras, scalings(draw.sigma).c_noise)
         rendering = self.render_all(gaussians, batch)
-        clean, _ = self.reconstruct_clean(batch)
+        clean = self.reconstruct_clean(batch)
         if heads:
             feedback = self.feedback(rendering, views=batch.cameras.shape[1])
             if self.detach_feedback:
