@@ -199,8 +199,9 @@ class TestPly:
                     4 * math.pi
                 )  # over the constant harmonic
                 assert columns[f"f_dc_{i}"][n] == pytest.approx(colour, rel=1e-4, abs=1e-6)
-            stored = quaternion_to_matrix(torch.tensor([columns[f"rot_{i}"][n] for i in range(4)]))
-            assert_close(stored, turn @ gaussians.rotations()[0, n], **FLOAT32)
+            stored = torch.tensor([columns[f"rot_{i}"][n] for i in range(4)])
+            assert stored.norm().item() == pytest.approx(1, abs=1e-6)
+            assert_close(quaternion_to_matrix(stored), turn @ gaussians.rotations()[0, n], **FLOAT32)
 
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("axes", AXES)
@@ -216,25 +217,9 @@ class TestPly:
 
     def test_fields_are_read_by_name(self, tmp_path):
         """Other programs order their fields differently and add some of their own."""
-        names = ["rot_3", "rot_2", "rot_1", "rot_0", "z", "y", "x", "extra", "opacity", "f_dc_2", "f_dc_1", "f_dc_0"]
-        names += ["scale_2", "scale_1", "scale_0"]
-        values = [
-            0.0,
-            0.0,
-            0.0,
-            2.0,
-            3.0,
-            2.0,
-            1.0,
-            9.0,
-            0.0,
-            0.3,
-            0.2,
-            0.1,
-            math.log(0.3),
-            math.log(0.2),
-            math.log(0.1),
-        ]
+        names = "rot_3 rot_2 rot_1 rot_0 z y x extra opacity f_dc_2 f_dc_1 f_dc_0 scale_2 scale_1 scale_0".split()
+        values = [0.0, 0.0, 0.0, 2.0, 3.0, 2.0, 1.0, 9.0, 0.0, 0.3, 0.2, 0.1]
+        values += [math.log(0.3), math.log(0.2), math.log(0.1)]
         header = ["ply", "format binary_little_endian 1.0", "element vertex 1", *(f"property float {n}" for n in names)]
         path = tmp_path / "other.ply"
         path.write_bytes("\n".join([*header, "end_header\n"]).encode() + struct.pack(f"<{len(values)}f", *values))
