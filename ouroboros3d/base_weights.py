@@ -1,4 +1,4 @@
-"""Turn a pre-training run into base weights: `python -m ouroboros3d.base_weights CHECKPOINT OUT.safetensors`."""
+"""Turn pre-training runs into base weights: `python -m ouroboros3d.base_weights OUT --diffusion CKPT --reconstructor CKPT`."""
 
 import argparse
 import json
@@ -7,50 +7,49 @@ from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from ouroboros3d.networks.pretrained import save_base_weights
 
-PARTS = ("unet", "reconstructor", "image_encoder")
 
-
-def write_base_weights(checkpoint: Path, out: Path, recipe: dict[str, Any]) -> None:
-    """Write a checkpoint's networks in half precision, with their sizes and the recipe in the metadata.
+def write_base_weights(out: Path, diffusion: Path, reconstructor: Path, recipe: dict[str, Any]) -> None:
+    """Write networks in half precision, with their sizes and the recipe in the file's metadata.
 
     Args:
-        checkpoint: of a run, with the run's `config.yaml` two folders up.
         out: the safetensors file.
-        recipe: how the weights were made, kept beside the step count.
+        diffusion: checkpoint that the U-Net and the image encoder are taken from.
+        reconstructor: checkpoint that the reconstructor is taken from; the same one where they trained in one run.
+        recipe: how the weights were made; the steps of both checkpoints are added.
 
     Raises:
-        FileNotFoundError: the checkpoint or its configuration is missing.
+        FileNotFoundError: a checkpoint, or the `config.yaml` of its run two folders up, is missing.
     """
-    config = yaml.safe_load((checkpoint.resolve().parents[1] / "config.yaml").read_text())
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    sizes = {name: config["model"]["init_args"][name] for name in PARTS}
-    parts = {name: _Tensors(stored["state_dict"], f"{name}.") for name in PARTS}
-    save_base_weights(out, parts, config=sizes, recipe={**recipe, "steps": stored["global_step"]})
-
-
-class _Tensors(torch.nn.Module):
-    """The tensors under a prefix, with their own names, as a module to save."""
-
-    def __init__(self, state: dict[str, torch.Tensor], prefix: str) -> None:
-        super().__init__()
-        self._state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, torch.Tensor]:  # type: ignore[override]  # noqa: ANN401
-        """The tensors."""
-        return self._state
+    states: dict[str, dict[str, Tensor]] = {}
+    sizes: dict[str, Any] = {}
+    steps: dict[str, int] = {}
+    sources = {"unet": diffusion, "image_encoder": diffusion, "reconstructor": reconstructor}
+    for name, path in sources.items():
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        states[name] = {
+            key.removeprefix(f"{name}."): value
+            for key, value in checkpoint["state_dict"].items()
+            if key.startswith(f"{name}.")
+        }
+        config = yaml.safe_load((path.resolve().parents[1] / "config.yaml").read_text())
+        sizes[name] = config["model"]["init_args"][name]
+        steps[name] = checkpoint["global_step"]
+    save_base_weights(out, states, config=sizes, recipe={**recipe, "steps": steps})
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser = argparse.ArgumentParser(prog="python -m ouroboros3d.base_weights", description=__doc__)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--diffusion", type=Path, required=True, help="checkpoint of the U-Net and the image encoder")
+    parser.add_argument("--reconstructor", type=Path, required=True, help="checkpoint of the reconstructor")
     parser.add_argument("--recipe", type=json.loads, default={}, help="how the weights were made, as JSON")
     arguments = parser.parse_args()
-    write_base_weights(arguments.checkpoint, arguments.out, arguments.recipe)
+    write_base_weights(arguments.out, arguments.diffusion, arguments.reconstructor, arguments.recipe)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.2f} MB")
 
 

@@ -212,7 +212,10 @@ def _values(arguments: Sequence[str], option: str) -> list[str]:
 
 def _value(arguments: Sequence[str], option: str) -> str | None:
     values = _values(arguments, option)
-    return values[-1] if values else None
+    if not values:
+        return None
+    # Lightning's logger takes a bare number for version_NUMBER.
+    return f"version_{values[-1]}" if option == "--version" and values[-1].isdigit() else values[-1]
 
 
 def _without(arguments: Sequence[str], option: str) -> list[str]:
@@ -227,8 +230,9 @@ def _without(arguments: Sequence[str], option: str) -> list[str]:
 
 def _meant(message: str) -> str:
     """Of jsonargparse's list of failed alternatives the one that was meant: an optional object is not None."""
-    found = re.search(r'Parser key "(\w+)":\s*Does not validate.*?Errors:\s*- (.*?)\s*- Expected a', message, re.DOTALL)
-    return f"{found[1]}: {found[2]}" if found else message
+    alternatives = r'(?:Parser key "(\w+)":\s*)?Does not validate.*?Errors:\s*- (.*?)\s*- Expected a'
+    found = re.search(alternatives, message, re.DOTALL)
+    return f"{found[1] or 'model or data'}: {found[2]}" if found else message
 
 
 def _quieten() -> None:

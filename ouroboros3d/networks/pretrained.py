@@ -237,13 +237,13 @@ def to_published_key(key: str) -> str:
 
 
 def save_base_weights(
-    path: Path | str, parts: Mapping[str, nn.Module], *, config: Mapping[str, Any], recipe: Mapping[str, Any]
+    path: Path | str, parts: Mapping[str, Mapping[str, Tensor]], *, config: Mapping[str, Any], recipe: Mapping[str, Any]
 ) -> None:
     """Write the weights of several networks as one safetensors file in half precision that describes itself.
 
     Args:
         path: the file; written under a temporary name and renamed.
-        parts: networks by name, for example `unet`, `reconstructor`, `image_encoder`.
+        parts: state dicts by network, for example of `unet`, `reconstructor`, `image_encoder`.
         config: sizes of the networks, as JSON.
         recipe: how they were trained (command, data, steps, seed, measured quality), as JSON.
 
@@ -252,8 +252,8 @@ def save_base_weights(
     """
     path = Path(path)
     tensors: dict[str, Tensor] = {}
-    for name, module in parts.items():
-        for key, value in module.state_dict().items():
+    for name, state in parts.items():
+        for key, value in state.items():
             half = value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
             if not bool(torch.isfinite(half).all()):
                 raise ValueError(f"{name}.{key}: expected values that are finite in half precision, got up to {value}.")

@@ -270,7 +270,7 @@ def test_published_names_map_both_ways():
 def test_base_weights_describe_themselves(tmp_path):
     path = tmp_path / "base.safetensors"
     parts = {"unet": unet(0), "reconstructor": lgm(0), "image_encoder": encoder(0)}
-    save_base_weights(path, parts, config={"unet": {"in_channels": 4}}, recipe={"steps": 7, "seed": 0})
+    save_base_weights(path, {k: m.state_dict() for k, m in parts.items()}, config={"unet": {"in_channels": 4}}, recipe={"steps": 7, "seed": 0})
     assert not list(tmp_path.glob("*.part"))
     _, metadata = read_safetensors(path)
     assert json.loads(metadata["config"]) == {"unet": {"in_channels": 4}}
@@ -286,7 +286,7 @@ def test_base_weights_describe_themselves(tmp_path):
 
 def test_base_weights_that_do_not_fit(tmp_path):
     path = tmp_path / "base.safetensors"
-    save_base_weights(path, {"unet": pair(0), "reconstructor": pair(1)}, config={}, recipe={})
+    save_base_weights(path, {"unet": pair(0).state_dict(), "reconstructor": pair(1).state_dict()}, config={}, recipe={})
     with pytest.raises(ValueError, match=r"expected weights of \['unet'\], got \['reconstructor', 'unet'\]"):
         load_base_weights(path, {"unet": pair(2)})
     wider = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
@@ -304,7 +304,7 @@ def test_weights_that_overflow_in_half_precision_are_not_saved(tmp_path):
     with torch.no_grad():
         module[1].weight[0, 1] = 1e6
     with pytest.raises(ValueError, match=r"unet\.1\.weight: expected values that are finite in half precision"):
-        save_base_weights(tmp_path / "base.safetensors", {"unet": module}, config={}, recipe={})
+        save_base_weights(tmp_path / "base.safetensors", {"unet": module.state_dict()}, config={}, recipe={})
     assert not list(tmp_path.iterdir())
 
 

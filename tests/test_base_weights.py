@@ -1,0 +1,44 @@
+"""Base weights from runs: what a run learned is what the next one starts from."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from ouroboros3d.base_weights import main as make
+from ouroboros3d.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_base_weights_of_two_runs_start_a_third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OUROBOROS3D_CACHE", str(tmp_path / "cache"))
+    tiny = f"--config={ROOT / 'tests' / 'tiny.yaml'}"
+    pretrain = ["fit", f"--config={ROOT / 'ablations' / 'pretrain.yaml'}", tiny, "--trainer.max_steps=1"]
+    main([*pretrain, "--version=f", "--model.init_args.train=[unet,image_encoder]"])
+    main([*pretrain, "--version=r", "--model.init_args.train=[reconstructor]", "--seed_everything=1"])
+    checkpoints = {name: tmp_path / "runs" / "pretrain" / name / "checkpoints" / "last.ckpt" for name in "fr"}
+    arguments = ["x", "base.safetensors", f"--diffusion={checkpoints['f']}", f"--reconstructor={checkpoints['r']}"]
+    monkeypatch.setattr("sys.argv", [*arguments, '--recipe={"data": "tiny"}'])
+    make()
+    with safe_open("base.safetensors", "pt") as file:
+        metadata = file.metadata()
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    recipe = json.loads(metadata["recipe"])
+    assert recipe["data"] == "tiny"
+    assert set(recipe["steps"].values()) == {1}
+    states = {name: torch.load(path, weights_only=True)["state_dict"] for name, path in checkpoints.items()}
+    for key, value in stored.items():
+        run = "r" if key.startswith("reconstructor.") else "f"
+        assert value.dtype == torch.float16
+        # Half precision keeps 11 bits.
+        torch.testing.assert_close(value.float(), states[run][key], rtol=1e-3, atol=1e-6)
+    start = ["--model.init_args.base_weights=base.safetensors", "--model.init_args.optimizer.init_args.lr=0"]
+    main(["fit", f"--config={ROOT / 'ablations' / 'recursive.yaml'}", tiny, *start, "--version=0"])
+    last = tmp_path / "runs" / "recursive" / "version_0" / "checkpoints" / "last.ckpt"
+    trained = torch.load(last, weights_only=True)["state_dict"]
+    for key, value in stored.items():
+        assert torch.equal(trained[key], value.float()), key
