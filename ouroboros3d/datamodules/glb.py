@@ -46,14 +46,14 @@ def load_glb(path: Path) -> TexturedMesh:
     Raises:
         AssetError: the file cannot be read or holds no usable triangles: one line with path, expected and found.
     """
+    glb = GlbContainer(path)
     try:
-        return _SceneReader(GlbContainer(path)).read()
+        return _SceneReader(glb).read()
     except AssetError:
         raise
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, MemoryError) as error:
         # The one boundary to untrusted JSON: any key may be missing or of any type, and each such use ends here.
-        reason = f"{type(error).__name__}: {str(error)[:200]}"
-        raise AssetError(f"{path}: expected valid glTF 2.0, got {reason}.") from error
+        glb.fail(f"expected valid glTF 2.0, got {type(error).__name__}: {str(error)[:200]}")
 
 
 class _SceneReader:

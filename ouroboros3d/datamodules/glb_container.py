@@ -67,7 +67,7 @@ class GlbContainer:
 
     def fail(self, reason: str) -> NoReturn:
         """Raise AssetError for this file."""
-        raise AssetError(f"{self.path}: {reason}.")
+        raise AssetError(f"{self.path}: {' '.join(reason.split())}.")  # messages of libraries may have several lines
 
     def item(self, kind: str, index: object) -> dict[str, Any]:
         """Entry `index` of the top-level list `kind`, for example ("accessors", 3)."""

@@ -17,7 +17,9 @@ SMALL = 64  # pixels a side of a face's box up to which testing them all is far 
 _CHUNK = 2**18  # pixel tests at once
 # Pixel centres this near to an edge (in pixels) count as inside: PyTorch3D leaves out centres exactly on an edge, which
 # would make pinholes along the diagonal of every frontal quad.
-_EDGE_PX = 1e-3
+_EDGE_PX = 2e-4
+_ON_EDGE = 1e-5  # barycentric: rounding errors of a centre that lies exactly on an edge are smaller
+_SAME_SURFACE = 1e-3  # relative difference of depth within `_EDGE_PX` of a common edge, for all but grazing faces
 _MIN_AREA_PX = 1e-6  # twice the area of the smallest face drawn; PyTorch3D's own limit is of this size
 
 
@@ -200,10 +202,21 @@ def rasterize(bins: Bins, height: int, width: int, layers: int) -> Fragments:
     row, column = bins.row[tile] + y, bins.column[tile] + x
     inside = (row < height) & (column < width)
     tile, y, x, row, column = tile[inside], y[inside], x[inside], row[inside], column[inside]
-    index = index[tile, y, x]
+    index, barycentric, depth = index[tile, y, x], barycentric[tile, y, x], depth[tile, y, x]
     face = torch.where(index >= 0, bins.face[index.clamp(min=0)], -1)
+    face[:, :-1][_met_twice(barycentric, depth)[:, :-1]] = -1  # the last stays, to show that the list is full
     pixel = (bins.view[tile] * height + row) * width + column
-    return Fragments(pixel, face, barycentric[tile, y, x], depth[tile, y, x], tile)
+    return Fragments(pixel, face, barycentric, depth, tile)
+
+
+def _met_twice(barycentric: Tensor, depth: Tensor) -> Tensor:
+    """Which of the sorted layers [M, K] only repeat a surface: centres on the edge of two faces lie in both."""
+    on_edge = barycentric.amin(dim=-1) <= _ON_EDGE
+    near = depth.diff(dim=1).abs() <= _SAME_SURFACE * depth[:, 1:]
+    repeated = torch.zeros_like(on_edge)
+    repeated[:, 1:] |= near & on_edge[:, 1:]
+    repeated[:, :-1] |= near & on_edge[:, :-1] & ~on_edge[:, 1:]
+    return repeated
 
 
 def rasterize_small(screen: ScreenFaces, height: int, width: int) -> Fragments:

@@ -34,7 +34,8 @@ class MeshRenderer:
     Colours are the unlit base colour: vertex colour, factor and texture multiplied in linear light, then sRGB. Several
     samples a pixel are averaged as premultiplied sRGB, the convention in which images are composited and resized.
     Normals are those of the faces, turned to the camera. Faces are seen from both sides whatever the material says,
-    as in Blender, because the winding of collected models is often wrong.
+    as in Blender, because the winding of collected models is often wrong. Cameras stand outside of the object: faces
+    that reach behind a camera are left out of its image.
 
     Args:
         supersampling: samples a pixel along each axis.
