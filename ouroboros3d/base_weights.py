@@ -1,4 +1,7 @@
-"""Turn pre-training runs into base weights: `python -m ouroboros3d.base_weights OUT --diffusion CKPT --reconstructor CKPT`."""
+"""Turn pre-training runs into base weights.
+
+`python -m ouroboros3d.base_weights OUT --diffusion CKPT --reconstructor CKPT`
+"""
 
 import argparse
 import json

@@ -203,7 +203,7 @@ def intrinsics(fx: Tensor, fy: Tensor, cx: float | Tensor = 0.5, cy: float | Ten
 
 
 def crop_intrinsics(intrinsics_norm: Tensor, left: float, top: float, right: float, bottom: float) -> Tensor:
-    """Intrinsics [..., 3, 3] of the crop [left, right) x [top, bottom) in fractions of the image; beyond it = padding."""
+    """Intrinsics [..., 3, 3] of the crop [left, right) x [top, bottom) of the image; beyond 0 to 1 = padding."""
     cropped = intrinsics_norm.clone()
     cropped[..., 0, 0] /= right - left
     cropped[..., 1, 1] /= bottom - top
@@ -261,8 +261,8 @@ def check_rigid(c2w_opencv: Tensor, tolerance: float = 1e-4) -> None:
     worst = error.max().item()
     if not (worst <= tolerance and bool((determinant > 0).all()) and last.abs().max().item() <= tolerance):
         raise ValueError(
-            f"c2w_opencv: expected rigid poses (R R^T = 1, det +1, last row 0 0 0 1), got |R R^T - 1| up to {worst:.2g} "
-            f"and det {determinant.min().item():.2g}; check the stored convention (mirrored axis, scale, transpose)."
+            f"c2w_opencv: expected rigid poses (R R^T = 1, det +1, last row 0 0 0 1), got |R R^T - 1| up to "
+            f"{worst:.2g} and det {determinant.min().item():.2g}; check the stored convention (mirrored axis, scale, transpose)."
         )
 
 

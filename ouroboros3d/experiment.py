@@ -90,7 +90,9 @@ def run(command: str, arguments: Sequence[str]) -> None:
             save_config_callback=SaveConfigCallback if command == "fit" else None,
             trainer_class=Trainer,
             trainer_defaults={"callbacks": callbacks} if callbacks else None,
-            parser_kwargs={name: {"default_config_files": [str(_DEFAULTS)]} for name in ("fit", "validate", "test", "predict")},
+            parser_kwargs={
+                name: {"default_config_files": [str(_DEFAULTS)]} for name in ("fit", "validate", "test", "predict")
+            },
             seed_everything_default=0,
             args=[command, *arguments],
         )
@@ -98,8 +100,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
         raise ValueError(_meant(str(error))) from error
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{_value(arguments, '--ckpt_path')}: expected a checkpoint of this project, got a file with code in it, which "
-            "is never executed."
+            f"{_value(arguments, '--ckpt_path')}: expected a checkpoint of this project, got a file with code in it, "
+            "which is never executed."
         ) from error
 
 
@@ -135,7 +137,9 @@ def _place_use(command: str, arguments: list[str]) -> list[str]:
         print(f"{command}: the newest run's best checkpoint, {checkpoint}", flush=True)
         arguments.append(f"--ckpt_path={checkpoint}")
     elif checkpoint is not None and not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"ckpt_path: no file {checkpoint}; a run's checkpoints are in runs/NAME/VERSION/checkpoints.")
+        raise FileNotFoundError(
+            f"ckpt_path: no file {checkpoint}; a run's checkpoints are in runs/NAME/VERSION/checkpoints."
+        )
     if checkpoint is not None:
         check_checkpoint(Path(checkpoint))
     if not configs:

@@ -25,7 +25,7 @@ commands:
 
 COMMAND --help shows a command's options. Set OUROBOROS3D_DEBUG=1 to see the traceback of an error.
 --version shows the version.""",
-    "fit": f"""usage: python -m ouroboros3d fit --config ablations/NAME.yaml [--config ablations/scales/SCALE.yaml] [OPTIONS]
+    "fit": f"""usage: python -m ouroboros3d fit --config ablations/NAME.yaml [OPTIONS]
 
 Train a variant. The run goes to runs/NAME/version_N: config.yaml, checkpoints/, pictures/, TensorBoard events.
 

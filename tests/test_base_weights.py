@@ -26,7 +26,7 @@ def test_base_weights_of_two_runs_start_a_third(tmp_path: Path, monkeypatch: pyt
     make()
     with safe_open("base.safetensors", "pt") as file:
         metadata = file.metadata()
-        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        stored = {key: file.get_tensor(key) for key in file.keys()}
     recipe = json.loads(metadata["recipe"])
     assert recipe["data"] == "tiny"
     assert set(recipe["steps"].values()) == {1}

@@ -106,7 +106,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(here: Path) -> None:
     whole = here / "runs/recursive/whole/checkpoints/last.ckpt"
 
     def same(version: str) -> None:
-        states = [torch.load(p, weights_only=True) for p in (whole, whole.parents[2] / version / "checkpoints/last.ckpt")]
+        states = [
+            torch.load(p, weights_only=True) for p in (whole, whole.parents[2] / version / "checkpoints/last.ckpt")
+        ]
         assert [state["global_step"] for state in states] == [7, 7]
         for key, value in states[0]["state_dict"].items():
             assert torch.equal(value, states[1]["state_dict"][key]), key
@@ -117,7 +119,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(here: Path) -> None:
     fit("recursive", "--version=rest", *steps, f"--ckpt_path={part}")
     same("rest")
     # Killed without notice in the sixth step, when the newest checkpoint is the periodic one after the fifth.
-    command = [sys.executable, "-c", _KILLED, f"{ROOT / 'ablations' / 'recursive.yaml'}", TINY, "--version=killed", *steps]
+    command = [
+        sys.executable,
+        "-c",
+        _KILLED,
+        f"{ROOT / 'ablations' / 'recursive.yaml'}",
+        TINY,
+        "--version=killed",
+        *steps,
+    ]
     ended = subprocess.run([*command, every, "--trainer.callbacks.every_n_steps=5"], capture_output=True, text=True)
     assert ended.returncode == -9, ended.stderr
     killed = here / "runs/recursive/killed/checkpoints/last.ckpt"
@@ -195,7 +205,9 @@ def test_wrong_usage_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str
     assert "no checkpoint in runs" in refusal(capsys, "test")
     assert "no file nowhere.ckpt" in refusal(capsys, "test", "--ckpt_path=nowhere.ckpt")
     assert "nowhere.yaml" in refusal(capsys, "fit", "--config=nowhere.yaml")
-    assert "model: unrecognized arguments: --sampler.num_stepps=3" in refusal(capsys, "fit", recursive, "--model.init_args.sampler.num_stepps=3")
+    assert "model: unrecognized arguments: --sampler.num_stepps=3" in refusal(
+        capsys, "fit", recursive, "--model.init_args.sampler.num_stepps=3"
+    )
     assert "feedback_map" in refusal(capsys, "fit", recursive, "--model.init_args.unet.init_args.feedback_maps=[color]")
     assert "base_weights: expected" in refusal(capsys, "fit", recursive, "--model.init_args.base_weights=nowhere.ckpt")
     assert not (here / "runs").exists(), "a refused run leaves nothing behind"

@@ -45,7 +45,9 @@ class PredictionWriter(Callback):
             gaussians = outputs.gaussians[index : index + 1]
             level = batch.object_from_batch[index : index + 1]
             save_ply(
-                gaussians.transform(level), folder / "gaussians.ply", comments=["frame object", f"run {trainer.log_dir}"]
+                gaussians.transform(level),
+                folder / "gaussians.ply",
+                comments=["frame object", f"run {trainer.log_dir}"],
             )
             camera = batch.cameras[index : index + 1][:, :1]
             frames = turntable(gaussians, level, pl_module.renderer, self.turntable_size, camera, self.frames)

@@ -46,7 +46,12 @@ class ResultsWriter(Callback):
         self.rows = []
 
     def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: MultiviewBatch, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: MultiviewBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Start the clock of a batch."""
         self._started = time.perf_counter()
@@ -71,7 +76,9 @@ class ResultsWriter(Callback):
             moments = foreground_moments(batch.target_images_01[index], batch.target_alpha[index] > 0.5).cpu()
             self.rows.append({**row, "moments": moments, "seconds": seconds, "batch_size": len(batch)})
             one = Generation(generation.views_01[index : index + 1], generation.gaussians[index : index + 1])
-            to_image(comparison_sheet(one, renders[index : index + 1], _object(batch, index))).save(folder / f"{uid}.png")
+            to_image(comparison_sheet(one, renders[index : index + 1], _object(batch, index))).save(
+                folder / f"{uid}.png"
+            )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all ranks' rows, write the files on the first and print where they are."""

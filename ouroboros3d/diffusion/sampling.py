@@ -52,7 +52,8 @@ def karras_sigmas(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 7
     """
     if num_steps < 1 or not 0 < sigma_min < sigma_max:
         raise ValueError(
-            f"num_steps, sigma_min, sigma_max: expected >= 1 and 0 < min < max, got {num_steps}, {sigma_min}, {sigma_max}."
+            f"num_steps, sigma_min, sigma_max: expected >= 1 and 0 < min < max, got "
+            f"{num_steps}, {sigma_min}, {sigma_max}."
         )
     ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -133,7 +133,7 @@ class ImageTo3D(LightningModule):
         image_encoder: ImageEncoder,
         renderer: GaussianRenderer,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        sampler: SamplerSettings = SamplerSettings(),  # noqa: B008 - frozen
+        sampler: SamplerSettings = SamplerSettings(),
         reconstruction_loss: ReconstructionLossSettings = ReconstructionLossSettings(),  # noqa: B008 - frozen
         base_weights: str | None = "bundled",
         train: tuple[Literal["unet", "reconstructor", "image_encoder"], ...] = ("unet", "reconstructor"),
@@ -426,7 +426,9 @@ class ImageTo3D(LightningModule):
             try:
                 checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError as error:
-                raise ValueError(f"{path}: expected weights, got a file with code in it, which is never executed.") from error
+                raise ValueError(
+                    f"{path}: expected weights, got a file with code in it, which is never executed."
+                ) from error
             state = self.adapt_state(checkpoint["state_dict"], str(path))
             self.load_state_dict(state)
         else:

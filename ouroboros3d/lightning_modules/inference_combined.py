@@ -1,4 +1,4 @@
-"""Inference-combined: trained as staged; during sampling some estimates are replaced by their own re-encoded renders."""
+"""Inference-combined: trained as staged; in sampling some estimates are replaced by their own re-encoded renders."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,7 +54,7 @@ class InferenceCombined(ImageTo3D):
     """
 
     # jsonargparse follows **base to ImageTo3D's own arguments, so the YAML stays typed and a typo dies when it is read.
-    def __init__(self, projection: ProjectionSettings = ProjectionSettings(), **base: Any) -> None:  # noqa: ANN401, B008
+    def __init__(self, projection: ProjectionSettings = ProjectionSettings(), **base: Any) -> None:  # noqa: ANN401
         super().__init__(**base)
         if not 0 <= projection.blend <= 1:
             raise ValueError(f"projection.blend: expected a share in [0, 1], got {projection.blend}.")

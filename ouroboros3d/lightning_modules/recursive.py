@@ -1,4 +1,4 @@
-"""Recursive (Ouroboros3D): renders of the 3D reconstructed so far condition the next step, and F and R train jointly."""
+"""Recursive (Ouroboros3D): renders of the 3D so far condition the next step, and F and R train jointly."""
 
 from typing import Any
 

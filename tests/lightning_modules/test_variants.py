@@ -246,9 +246,9 @@ def test_a_projection_of_no_weight_is_staged(batch: MultiviewBatch) -> None:
     module = InferenceCombined(projection=ProjectionSettings(blend=0.0), **parts())
     # lerp with weight 0 gives the estimate itself.
     assert torch.equal(generate(module, batch)[0], generate(staged(), batch)[0])
-    assert not torch.equal(
-        generate(InferenceCombined(**parts()), batch)[0], generate(staged(), batch)[0]
-    ), "at full weight it is not"
+    assert not torch.equal(generate(InferenceCombined(**parts()), batch)[0], generate(staged(), batch)[0]), (
+        "at full weight it is not"
+    )
 
 
 @pytest.mark.parametrize("per_branch", [True, False])

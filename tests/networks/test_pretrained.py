@@ -270,7 +270,12 @@ def test_published_names_map_both_ways():
 def test_base_weights_describe_themselves(tmp_path):
     path = tmp_path / "base.safetensors"
     parts = {"unet": unet(0), "reconstructor": lgm(0), "image_encoder": encoder(0)}
-    save_base_weights(path, {k: m.state_dict() for k, m in parts.items()}, config={"unet": {"in_channels": 4}}, recipe={"steps": 7, "seed": 0})
+    save_base_weights(
+        path,
+        {k: m.state_dict() for k, m in parts.items()},
+        config={"unet": {"in_channels": 4}},
+        recipe={"steps": 7, "seed": 0},
+    )
     assert not list(tmp_path.glob("*.part"))
     _, metadata = read_safetensors(path)
     assert json.loads(metadata["config"]) == {"unet": {"in_channels": 4}}
