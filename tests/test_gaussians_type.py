@@ -212,6 +212,7 @@ class TestPly:
         assert back.shape == (1, 11)
         for name in ("means", "opacities", "colours"):
             assert_close(getattr(back, name), getattr(gaussians, name), **FLOAT32)
+        assert_close(back.quaternions.norm(dim=-1), torch.ones(1, 11))
         # ln and exp of a scale of 0.001 keep five digits, squared here
         assert_close(back.covariances(), gaussians.covariances(), rtol=1e-4, atol=1e-7)
 
