@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
@@ -49,6 +50,11 @@ _log = logging.getLogger(__name__)
 _BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights" / "desk.safetensors"
 # Parameters that a variant adds to the staged ones; a staged checkpoint leaves them as they start.
 _ADAPTERS = "unet.cond_encoder."
+# What `evaluate` always measures: generated views, renders at their cameras, renders at novel cameras, and their gap.
+QUALITY = (
+    *(f"{what}_{value}" for what in ("mv", "render", "novel") for value in ("psnr", "psnr_foreground", "ssim")),
+    "gap_psnr",
+)
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,8 @@ class ImageTo3D(LightningModule):
         for parameter in self.reconstructor.parameters():
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        # One metric object per logged name: means over objects, right for uneven batches and several processes.
+        self.quality = torch.nn.ModuleDict({name: MeanMetric(nan_strategy="ignore") for name in QUALITY})
         self._lpips_metric: list[torch.nn.Module] = []  # outside the module tree: it belongs in no checkpoint
 
     # ---------------------------------------------------------------------------------------------- the two hooks
@@ -318,8 +326,8 @@ class ImageTo3D(LightningModule):
             self.log(f"val/{name}_loss", loss, batch_size=len(batch), sync_dist=True)
         generation, values = self.evaluate(batch)
         for name, value in values.items():
-            bar = name == "render_psnr"
-            self.log(f"val/{name}", value.mean(), batch_size=len(batch), prog_bar=bar, sync_dist=True)
+            self.quality[name].update(value)
+            self.log(f"val/{name}", self.quality[name], prog_bar=name == "novel_psnr_foreground", batch_size=len(batch))
         return generation
 
     def test_step(self, batch: MultiviewBatch, batch_idx: int) -> tuple[Generation, dict[str, Tensor]]:
