@@ -1,5 +1,8 @@
 """Differentiable Gaussian splatting: projection, tiles, compositing, images."""
 
+import importlib.util
+import logging
+from functools import cache
 from typing import Literal
 
 import torch
@@ -13,7 +16,8 @@ from ouroboros3d.renderers.gaussian_tiles import TileLists, bin_splats
 from ouroboros3d.renderers.projection import project
 from ouroboros3d.renderers.rendering import Rendering
 
-Backend = Literal["torch", "pytorch3d"]
+Backend = Literal["torch", "pytorch3d", "triton"]
+_log = logging.getLogger(__name__)
 
 
 class GaussianRenderer:
@@ -27,6 +31,8 @@ class GaussianRenderer:
       limit on splats per pixel; the fastest on a CPU.
     - `pytorch3d`: each tile is handed to PyTorch3D's point rasterizer as an image of its own, which finds the K nearest
       splats of every pixel. K starts small and grows for the tiles that need more.
+    - `triton`: the tiles' lists in fused CUDA kernels, not repeatable bit for bit, since gradients are added up in any
+      order. Where there is no Triton or no CUDA device, `torch` takes over and a log line says so.
 
     Args:
         low_pass: variance added to the 2D Gaussians on both image axes, px^2 (3DGS: 0.3).
@@ -101,7 +107,10 @@ class GaussianRenderer:
                     splats, lists, self.tile_size, height, width, self.points_per_pixel, self.max_points_per_pixel
                 )
             else:
-                sums = composite_tiles(splats.geometry.flatten(1), splats.features.flatten(1), lists, self.tile_size)
+                composite = composite_tiles
+                if self.backend == "triton" and _can_run_triton(splats.geometry.device.type):
+                    from ouroboros3d.renderers.gaussians_triton import composite_tiles_triton as composite
+                sums = composite(splats.geometry.flatten(1), splats.features.flatten(1), lists, self.tile_size)
                 truncated = sums.new_zeros(())
             images = _assemble(sums, lists, objects * views, self.tile_size)[:, :, :height, :width]
             images = images.reshape(objects, views, 8, height, width)
@@ -112,6 +121,18 @@ class GaussianRenderer:
             solid = alpha > 0.5
             means = torch.where(solid, images[:, :, 3:7] / torch.where(solid, alpha, 1.0), 0.0)
             return Rendering(colour, alpha, means[:, :, :1], means[:, :, 1:], truncated)
+
+
+@cache
+def _can_run_triton(device: str) -> bool:
+    """Whether the kernels run on this kind of device; says so once where they do not."""
+    if device != "cuda":
+        _log.warning("GaussianRenderer: the triton backend needs a CUDA device, got %s; using torch.", device)
+    elif importlib.util.find_spec("triton") is None:
+        _log.warning("GaussianRenderer: triton is not installed (pip install triton); using torch.")
+    else:
+        return True
+    return False
 
 
 def _assemble(sums: Tensor, lists: TileLists, images: int, tile_size: int) -> Tensor:

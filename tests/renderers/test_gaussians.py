@@ -1,17 +1,21 @@
 """The Gaussian renderer against a brute-force twin: float64, every splat at every pixel, sorted, no limits."""
 
+import logging
+import os
+import subprocess
+import sys
 from dataclasses import fields
-from typing import get_args
+from pathlib import Path
 
 import pytest
 import torch
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.gaussians import Gaussians
-from ouroboros3d.renderers.gaussians import Backend, GaussianRenderer
+from ouroboros3d.renderers.gaussians import GaussianRenderer
 
 HEIGHT, WIDTH = 20, 28  # neither square nor a multiple of the tile
-BACKENDS = get_args(Backend)
+BACKENDS = ("torch", "pytorch3d")  # triton: at the end
 NAMES = [field.name for field in fields(Gaussians)]
 # float32 against float64, relative to the largest value of each output and gradient. Worst seen over all scenes here:
 # 2e-5 forward, 4e-5 backward, both from needles, whose exponents are differences of large numbers.
@@ -397,3 +401,37 @@ def test_bad_input_is_told():
         GaussianRenderer(points_per_pixel=0)
     with pytest.raises(ValueError, match="near"):
         GaussianRenderer(near=0.0)
+
+
+def test_triton_kernels_equal_the_torch_backend():
+    # A process of its own: Triton decides on its interpreter when it is imported.
+    pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+    script = Path(__file__).with_name("interpreted_triton.py")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(script.parents[2])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_triton_falls_back_to_torch_with_a_log_line(caplog):
+    gaussians, cameras = cloud(30), rig(2, 2)
+    with caplog.at_level(logging.WARNING):
+        fallen_back = GaussianRenderer(backend="triton")(gaussians, cameras, HEIGHT, WIDTH)
+    assert "triton" in caplog.text
+    assert torch.equal(stacked(fallen_back), stacked(GaussianRenderer()(gaussians, cameras, HEIGHT, WIDTH)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("backend", ["torch", "pytorch3d", "triton"])
+def test_cuda_equals_the_twin(scene, backend):
+    views = 1 if scene == "thousands on one pixel" else 2
+
+    def render(gaussians, cameras, height, width, background):
+        # 150 splats a pixel are all that PyTorch3D has on CUDA.
+        renderer = GaussianRenderer(backend=backend)
+        rendering = renderer(gaussians.to("cuda"), cameras.to("cuda"), height, width, background.to("cuda"))
+        return type(rendering)(*(image.cpu() if image is not None else None for image in rendering))
+
+    if backend == "pytorch3d" and scene == "thousands on one pixel":
+        pytest.skip("more splats a pixel than PyTorch3D's CUDA rasterizer keeps")
+    assert_same(render, SCENES[scene](), rig(2, 2)[:, :views], torch.rand(2, 3))
