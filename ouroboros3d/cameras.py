@@ -261,8 +261,9 @@ def check_rigid(c2w_opencv: Tensor, tolerance: float = 1e-4) -> None:
     worst = error.max().item()
     if not (worst <= tolerance and bool((determinant > 0).all()) and last.abs().max().item() <= tolerance):
         raise ValueError(
-            f"c2w_opencv: expected rigid poses (R R^T = 1, det +1, last row 0 0 0 1), got |R R^T - 1| up to "
-            f"{worst:.2g} and det {determinant.min().item():.2g}; check the stored convention (mirrored axis, scale, transpose)."
+            "c2w_opencv: expected rigid poses (R R^T = 1, det +1, last row 0 0 0 1), got |R R^T - 1| up to "
+            f"{worst:.2g} and det {determinant.min().item():.2g}; check the stored convention (mirrored axis, scale, "
+            "transpose)."
         )
 
 
