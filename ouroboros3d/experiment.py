@@ -24,7 +24,7 @@ _VERSION_OF_LAUNCHER = "OUROBOROS3D_RUN_VERSION"  # processes that a strategy st
 _log = logging.getLogger("ouroboros3d")
 
 
-class Parser(LightningArgumentParser):  # type: ignore[misc]
+class Parser(LightningArgumentParser):
     """LightningCLI's parser, whose errors are one line and leave the exit to `cli.main`."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -32,7 +32,7 @@ class Parser(LightningArgumentParser):  # type: ignore[misc]
         raise ValueError(_meant(message)) from ex
 
 
-class Commands(LightningCLI):  # type: ignore[misc]
+class Commands(LightningCLI):
     """LightningCLI with the project's defaults and the project's run folders."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

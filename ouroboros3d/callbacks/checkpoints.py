@@ -41,7 +41,7 @@ class LastCheckpoint(Callback):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.log_dir is None or trainer.fast_dev_run:
+        if trainer.log_dir is None or trainer.fast_dev_run:  # type: ignore[attr-defined] # set at run time
             return
         path = Path(trainer.log_dir) / "checkpoints" / "last.ckpt"
         part = path.with_name("last.ckpt.part")

@@ -1,7 +1,8 @@
 """The one sampler. The variants differ only in the function that they pass as `after_estimate`."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,14 +11,16 @@ from ouroboros3d.diffusion.guidance import Estimate
 from ouroboros3d.diffusion.preconditioning import Feedback
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """What an observer sees after each step: copies, so that looking cannot change the result.
 
-    index: 0-based.
-    sigma: the noise level that was estimated at.
-    estimate: [B, V, C, h, w] the guided z0_hat before the variant's hook.
-    z0: [B, V, C, h, w] what the sampler goes on with.
-    feedback: maps for the next step, or None.
+    Args:
+        index: 0-based.
+        sigma: the noise level that was estimated at.
+        estimate: [B, V, C, h, w] the guided z0_hat before the variant's hook.
+        z0: [B, V, C, h, w] what the sampler goes on with.
+        feedback: maps for the next step, or None.
     """
 
     index: int

@@ -317,7 +317,7 @@ class ImageTo3D(LightningModule):
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch))
         return total
 
-    def validation_step(self, batch: MultiviewBatch, batch_idx: int) -> Generation:
+    def validation_step(self, batch: MultiviewBatch, batch_idx: int) -> Generation:  # type: ignore[override]
         """Losses with fixed noise, and the full generation's quality."""
         batch.validate()
         with seeded(f"validation/{batch_idx}"):
@@ -326,11 +326,15 @@ class ImageTo3D(LightningModule):
             self.log(f"val/{name}_loss", loss, batch_size=len(batch), sync_dist=True)
         generation, values = self.evaluate(batch)
         for name, value in values.items():
-            self.quality[name].update(value)
-            self.log(f"val/{name}", self.quality[name], prog_bar=name == "novel_psnr_foreground", batch_size=len(batch))
+            metric = self.quality[name]
+            assert isinstance(metric, MeanMetric)
+            metric.update(value)
+            self.log(f"val/{name}", metric, prog_bar=name == "novel_psnr_foreground", batch_size=len(batch))
         return generation
 
-    def test_step(self, batch: MultiviewBatch, batch_idx: int) -> tuple[Generation, dict[str, Tensor]]:
+    def test_step(  # type: ignore[override]
+        self, batch: MultiviewBatch, batch_idx: int
+    ) -> tuple[Generation, dict[str, Tensor]]:
         """The full generation of each object and its values, for the callback that writes the results."""
         batch.validate()
         return self.evaluate(batch)
