@@ -12,6 +12,7 @@ from ouroboros3d.renderers.textured_mesh import AlphaMode, TexturedMesh
 from ouroboros3d.renderers.textures import TextureTable, WrapMode, linear_to_srgb, uv_bounds
 
 _ALPHA_MODES: tuple[AlphaMode, ...] = ("OPAQUE", "MASK", "BLEND")
+_UV_LIMIT = 2.0**16  # repeats of a texture; float32 could not tell its texels apart much farther out
 _MAX_TAPS = 4  # texture samples along each axis of a fragment; beyond that many texels, halved copies are read
 
 
@@ -61,7 +62,8 @@ class Shader:
         edges = torch.stack([third - second, first - third, second - first], dim=1)
         squared = (cross**2).sum(dim=1)[:, None, None].clamp(min=1e-30)
         self.barycentric_gradient = torch.linalg.cross(cross[:, None].expand_as(edges), edges) / squared
-        self.bounds = uv_bounds(mesh.uv, self.texture_of_material[mesh.material_index] + 1)
+        self.uv = mesh.uv.nan_to_num().clamp(-_UV_LIMIT, _UV_LIMIT)
+        self.bounds = uv_bounds(self.uv, self.texture_of_material[mesh.material_index] + 1)
 
     def __call__(self, fragments: Fragments, cameras: Cameras, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Composite the layers of every pixel, nearest first.
@@ -131,7 +133,7 @@ class Shader:
         grazing = (normal * ray).sum(dim=1).clamp(max=-1e-6)
         along = (steps @ normal[..., None]) / grazing[:, None, None]
         moved = (steps - ray[:, None] * along) @ self.barycentric_gradient.index_select(0, surface.face).transpose(1, 2)
-        corners = self.mesh.uv.index_select(0, surface.face)  # [M, 3, 2]
+        corners = self.uv.index_select(0, surface.face)  # [M, 3, 2]
         size = table.size.index_select(0, texture)
         texels = ((moved @ corners) * size[:, None]).norm(dim=-1).amax(dim=1)  # covered by a pixel, the longer way
         bounds = self.bounds.index_select(0, surface.face)

@@ -220,10 +220,10 @@ def _met_twice(barycentric: Tensor, depth: Tensor) -> Tensor:
 
 
 def rasterize_small(screen: ScreenFaces, height: int, width: int) -> Fragments:
-    """All fragments (K = 1, not only the nearest) of small faces, by testing every pixel of a square around each.
+    """All fragments (K = 1, not only the nearest) of small faces, by testing every pixel around each.
 
-    Same pixels, depths and barycentrics as `rasterize`. Faces are grouped by the square that holds their box, so that
-    the tests of a group are one matrix product.
+    Same pixels, depths and barycentrics as `rasterize`. Faces are grouped by the rectangle that holds their box, so
+    that the tests of a group are one matrix product.
 
     Args:
         screen: from `faces_on_screen`, boxes of at most `SMALL` pixels a side.
@@ -235,26 +235,24 @@ def rasterize_small(screen: ScreenFaces, height: int, width: int) -> Fragments:
     plane = plane.transpose(0, 1).contiguous()  # [corner, R, 3]
     first_pixel = (screen.view * height + screen.low[:, 1]) * width + screen.low[:, 0]
     sides = screen.box_sides
-    largest = sides.amax(dim=1)
-    found = []
-    previous, square = 0, 2
-    while previous < SMALL:
-        step = torch.arange(square, device=sides.device)
-        y, x = step.repeat_interleave(square), step.repeat(square)
-        pixels = torch.stack([x, y, torch.ones_like(x)]).to(plane.dtype)
-        group = ((largest > previous) & (largest <= square)).nonzero()[:, 0]
-        for rows in group.split(max(1, _CHUNK // square**2)):  # chunks that stay in the processor's cache
-            weights = (plane.index_select(1, rows) @ pixels).reshape(3, -1)
+    shape = sides.to(plane.dtype).log2().ceil().long()  # of the rectangle around the box: powers of two
+    found = [(shape[:0, 0], shape[:0, 0], plane.new_zeros(3, 0))]
+    for across, down in shape.unique(dim=0).tolist():
+        pixels = 1 << (across + down)
+        place = torch.arange(pixels, device=sides.device)
+        x, y = place & ((1 << across) - 1), place >> across
+        columns = torch.stack([x, y, torch.ones_like(x)]).to(plane.dtype)
+        group = ((shape[:, 0] == across) & (shape[:, 1] == down)).nonzero()[:, 0]
+        for rows in group.split(max(1, _CHUNK // pixels)):  # chunks that stay in the processor's cache
+            weights = (plane.index_select(1, rows) @ columns).reshape(3, -1)
             hit = (weights.amin(dim=0) >= 0).nonzero()[:, 0]
-            place = hit % square**2
-            source = rows.index_select(0, hit // square**2)
-            # The squares reach beyond the boxes, and with them beyond the image.
+            source, place = rows.index_select(0, hit >> (across + down)), hit & (pixels - 1)
+            # The rectangles reach beyond the boxes, and with them beyond the image.
             room = sides.index_select(0, source)
             inside = (x.index_select(0, place) < room[:, 0]) & (y.index_select(0, place) < room[:, 1])
             hit, place, source = hit[inside], place[inside], source[inside]
             pixel = first_pixel.index_select(0, source) + (y * width + x).index_select(0, place)
             found.append((source, pixel, weights.index_select(1, hit)))
-        previous, square = square, 2 * square
     source, pixel = (torch.cat([part[i] for part in found]) for i in (0, 1))
     weight = torch.cat([part[2] for part in found], dim=1).T
     over_z = (weight - slack.index_select(0, source)) / screen.corners[..., 2].contiguous().index_select(0, source)
