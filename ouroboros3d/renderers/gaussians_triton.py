@@ -1,7 +1,7 @@
 """Compositing of sorted tile lists in two fused Triton kernels for CUDA.
 
 Tested with Triton's interpreter on a CPU against the torch backend; speed on a GPU is not measured yet. One program
-composites one tile, `_BLOCK` splats at a time, with nothing in memory but its inputs, its sums and, in the backward
+composites one tile, a block of splats at a time, with nothing in memory but its inputs, its sums and, in the backward
 pass, the splats' gradients. Programs add these up atomically, in another order each time, so they are not bit for bit
 repeatable.
 """
@@ -22,7 +22,8 @@ from ouroboros3d.renderers.compositing import SATURATED
 from ouroboros3d.renderers.gaussian_tiles import TileLists
 from ouroboros3d.renderers.projection import MAX_ALPHA, MIN_ALPHA
 
-_BLOCK = 16  # splats at a time, as the torch backend: pixels become full at the same splats
+_ELEMENTS = 1024  # (splat, pixel) pairs that a program holds in registers; twice as many spill in the backward pass
+_FORWARD_WARPS, _BACKWARD_WARPS = 4, 8  # the fewest that do not spill, for compute capability 9.0
 
 _MIN_ALPHA = tl.constexpr(MIN_ALPHA)
 _MAX_ALPHA = tl.constexpr(MAX_ALPHA)
@@ -80,7 +81,7 @@ def _forward(
 ):
     program = tl.program_id(0)
     x, y = _pixel_centres(tl.load(tiles + program), across, down, SIZE)
-    start, length = tl.load(starts + program), tl.load(lengths + program)
+    start, length = tl.load(starts + program), tl.load(lengths + program).to(tl.int32)
     remaining = tl.full([SIZE * SIZE], 1.0, tl.float32)
     red = tl.zeros([SIZE * SIZE], tl.float32)
     green = tl.zeros([SIZE * SIZE], tl.float32)
@@ -150,7 +151,7 @@ def _backward(
     program = tl.program_id(0)
     pixels = SIZE * SIZE
     x, y = _pixel_centres(tl.load(tiles + program), across, down, SIZE)
-    start, length = tl.load(starts + program), tl.load(lengths + program)
+    start, length = tl.load(starts + program), tl.load(lengths + program).to(tl.int32)
     at = program * 8 * pixels + tl.arange(0, SIZE * SIZE)
     grad_red = tl.load(grad + at)
     grad_green = tl.load(grad + at + pixels)
@@ -210,6 +211,11 @@ def _backward(
         begin = tl.where(tl.max(remaining, 0) > 0, begin + BLOCK, length)
 
 
+def block_size(tile_size: int) -> int:
+    """How many splats a program composites at a time."""
+    return max(1, _ELEMENTS // tile_size**2)
+
+
 class _Context(FunctionCtx):
     """What the backward pass keeps."""
 
@@ -239,7 +245,8 @@ class _Composite(torch.autograd.Function):
                 lists.across,
                 lists.down,
                 SIZE=tile_size,
-                BLOCK=_BLOCK,
+                BLOCK=block_size(tile_size),
+                num_warps=_FORWARD_WARPS,
             )
         ctx.save_for_backward(geometry, features, sums)
         ctx.lists, ctx.tile_size = lists, tile_size
@@ -267,7 +274,8 @@ class _Composite(torch.autograd.Function):
                 lists.across,
                 lists.down,
                 SIZE=ctx.tile_size,
-                BLOCK=_BLOCK,
+                BLOCK=block_size(ctx.tile_size),
+                num_warps=_BACKWARD_WARPS,
             )
         return grad_geometry, grad_features, None, None
 

@@ -412,6 +412,24 @@ def test_triton_kernels_equal_the_torch_backend():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("kernel", ["_forward", "_backward"])
+def test_triton_kernels_compile_for_a_gpu_that_is_not_here(kernel):
+    """The interpreter accepts more than the compiler does."""
+    triton = pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from ouroboros3d.renderers import gaussians_triton
+
+    function = getattr(gaussians_triton, kernel)
+    kinds = dict.fromkeys(("splats", "across", "down"), "i32") | dict.fromkeys(("SIZE", "BLOCK"), "constexpr")
+    kinds |= dict.fromkeys(("pairs", "tiles", "starts", "lengths"), "*i64")
+    signature = {name: kinds.get(name, "*fp32") for name in function.arg_names}
+    constants = {"SIZE": 8, "BLOCK": gaussians_triton.block_size(8)}
+    source = ASTSource(function, signature, constexprs=constants)
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+
+
 def test_triton_falls_back_to_torch_with_a_log_line(caplog):
     gaussians, cameras = cloud(30), rig(2, 2)
     with caplog.at_level(logging.WARNING):
