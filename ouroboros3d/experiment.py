@@ -149,9 +149,10 @@ def _place_use(command: str, arguments: list[str]) -> list[str]:
             raise FileNotFoundError(f"config: no {config} beside the checkpoint; name one with --config.")
         configs = [str(config)]
         arguments = [f"--config={config}", *arguments]
-    last = Path(configs[0])
-    if last.name == "config.yaml":
-        runs, experiment, version = last.parents[2], last.parents[1].name, last.parent.name
+    first = Path(configs[0])
+    elsewhere = _value(arguments, "--experiment") or _value(arguments, "--version")
+    if first.name == "config.yaml" and not elsewhere:
+        runs, experiment, version = first.parents[2], first.parents[1].name, first.parent.name
     else:
         experiment = _value(arguments, "--experiment") or _experiment_name(configs) or "staged"
         number = 0

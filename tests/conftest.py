@@ -19,6 +19,9 @@ import torch
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
+# A script that a test runs with Triton's interpreter switched on before the import; not a module to collect.
+collect_ignore = ["renderers/interpreted_triton.py"]
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
 
 
