@@ -6,6 +6,7 @@ is its fixed cost a face (about 10 us: it fills boxes and areas by tensor indexi
 dense meshes of real collections, whose faces cover a handful of pixels each. Those few pixels are tested directly.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,13 @@ class ScreenFaces(NamedTuple):
         """Some of the faces: keep [R] bool."""
         return ScreenFaces(*(field[keep] for field in self))
 
+    def split(self, pixels: int) -> list["ScreenFaces"]:
+        """Parts of which each has boxes of at most this many pixels together, or one face."""
+        area = self.box_sides.prod(dim=1)
+        part = (area.cumsum(0) - area) // pixels
+        counts = part.unique_consecutive(return_counts=True)[1].tolist()
+        return [ScreenFaces(*fields) for fields in zip(*(field.split(counts) for field in self), strict=True)]
+
     @property
     def box_sides(self) -> Tensor:
         """[R, 2] pixels of each face's box along x and y."""
@@ -64,6 +72,11 @@ class Bins(NamedTuple):
     column: Tensor
     first: Tensor
     length: Tensor
+
+    def split(self, tiles: int) -> list["Bins"]:
+        """Parts of at most this many tiles."""
+        number = torch.arange(len(self.first), device=self.first.device) // tiles
+        return [self.select(number == part) for part in range(-(-len(number) // tiles))]
 
     def select(self, keep: Tensor) -> "Bins":
         """Some of the tiles: keep [N] bool."""
@@ -261,7 +274,7 @@ def rasterize_small(screen: ScreenFaces, height: int, width: int) -> Fragments:
     return Fragments(pixel, face, (over_z * depth)[:, None], depth, torch.zeros_like(pixel))
 
 
-def nearest(fragments: tuple[Fragments, ...], pixels: int) -> Fragments:
+def nearest(fragments: Sequence[Fragments], pixels: int) -> Fragments:
     """The nearest fragment (K = 1) of every pixel; at equal depth the first face in the list.
 
     Args:

@@ -1,6 +1,6 @@
 """Textured meshes and their ground-truth images: unlit base colour, alpha, depth, coordinates and normals."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,11 @@ __all__ = ["Material", "MeshRenderer", "TexturedMesh"]
 _NEAR = 1e-4  # scene units; objects lie inside the orbit, so faces this near are behind the camera or degenerate
 _LAYERS = (4, 16, 64)  # see-through meshes: layers tried until no pixel lets more light through than _OPAQUE_ENOUGH
 _OPAQUE_ENOUGH = 1 / 512  # half a step of an 8-bit image
-_MAX_SUBPIXELS = 4 * 2**20  # per pass, which bounds the memory to about 1 GB
+# Bounds on the memory of one pass, each of a few hundred MB.
+_MAX_SUBPIXELS = 4 * 2**20
+_MAX_FACES_ON_SCREEN = 4 * 2**20
+_MAX_BOX_PIXELS = 32 * 2**20
+_MAX_TILE_LAYERS = 2**16
 
 
 class MeshRenderer:
@@ -91,55 +95,61 @@ class MeshRenderer:
 
     def _render(self, mesh: TexturedMesh, cameras: Cameras, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Per-pixel averages [V, 11, H, W] (colour * a, a, depth * a, point * a, normal * a); truncated fraction []."""
-        if len(cameras.shape) != 1:
+        if len(cameras.shape) != 1 or cameras.shape[0] == 0:
             raise ValueError(f"cameras: expected leading shape [V], got {list(cameras.shape)}; reshape them.")
         shader = Shader(mesh, self.light)
-        step = max(1, _MAX_SUBPIXELS // (height * width * self.supersampling**2))
+        samples = self.supersampling
+        step = _MAX_SUBPIXELS // (height * width * samples**2)
+        step = max(1, min(step, _MAX_FACES_ON_SCREEN // len(mesh.faces)))
         parts, truncated, covered = [], 0, 0
         for start in range(0, cameras.shape[0], step):
-            part, counts = self._render_some(shader, mesh, cameras[start : start + step], height, width)
-            parts.append(part)
-            truncated, covered = truncated + counts[0], covered + counts[1]
-        return torch.cat(parts), torch.tensor(truncated / max(covered, 1), device=mesh.vertices.device)
+            some = cameras[start : start + step]
+            sums = torch.zeros(some.shape[0] * height * width, 11, device=mesh.vertices.device)
+            for fragments, values, cut in self._samples(shader, mesh, some, height, width):
+                line, column = fragments.pixel // (width * samples), fragments.pixel % (width * samples)
+                sums.index_add_(0, line // samples * width + column // samples, values)
+                truncated += int(cut.sum())
+                covered += len(cut)
+            parts.append(sums.reshape(-1, height, width, 11))
+        means = torch.cat(parts).permute(0, 3, 1, 2) / samples**2
+        return means, torch.tensor(truncated / max(covered, 1), device=means.device)
 
-    def _render_some(
+    def _samples(
         self, shader: Shader, mesh: TexturedMesh, cameras: Cameras, height: int, width: int
-    ) -> tuple[Tensor, tuple[int, int]]:
-        """`_render` for views that fit into memory; also how many samples were truncated and covered."""
-        samples = self.supersampling
-        views, fine_height, fine_width = cameras.shape[0], height * samples, width * samples
+    ) -> Iterator[tuple[Fragments, Tensor, Tensor]]:
+        """Covered samples of views that fit into memory, their values [M, 11], and which were truncated [M]."""
+        size = height * self.supersampling, width * self.supersampling
         uv, depth = cameras.project(mesh.vertices)
-        size = torch.tensor([fine_width, fine_height], dtype=uv.dtype, device=uv.device)
-        screen = faces_on_screen(uv * size, depth, mesh.faces, fine_height, fine_width, _NEAR)
-        sums = torch.zeros(views * height * width, 11, device=uv.device)
-
-        def add(fragments: Fragments, values: Tensor) -> None:
-            line, column = fragments.pixel // fine_width, fragments.pixel % fine_width
-            sums.index_add_(0, line // samples * width + column // samples, values)
-
-        truncated = covered = 0
+        xy = uv * torch.tensor([size[1], size[0]], dtype=uv.dtype, device=uv.device)
+        screen = faces_on_screen(xy, depth, mesh.faces, *size, _NEAR)
         if shader.opaque:
             small = (screen.box_sides <= SMALL).all(dim=1)
-            large = rasterize(bin_faces(screen.select(~small), fine_height, fine_width), fine_height, fine_width, 1)
-            tiny = rasterize_small(screen.select(small), fine_height, fine_width)
-            fragments = nearest((large, tiny), views * fine_height * fine_width)
-            add(fragments, shader(fragments, cameras, fine_height, fine_width)[0])
-        else:
-            bins = bin_faces(screen, fine_height, fine_width)
-            for layers in _LAYERS:
-                fragments = rasterize(bins, fine_height, fine_width, layers)
-                values, light_left = shader(fragments, cameras, fine_height, fine_width)
+            found: list[Fragments] = []
+            for part in screen.select(small).split(_MAX_BOX_PIXELS):
+                found.append(rasterize_small(part, *size))
+                # Merged part by part: at most one fragment a pixel stays, however many surfaces lie behind each other.
+                found = [nearest(found, cameras.shape[0] * size[0] * size[1])]
+            for part in screen.select(~small).split(_MAX_BOX_PIXELS):
+                found.append(rasterize(bin_faces(part, *size), *size, layers=1))
+                found = [nearest(found, cameras.shape[0] * size[0] * size[1])]
+            for fragments in found:
+                values, _ = shader(fragments, cameras, *size)
+                yield fragments, values, torch.zeros_like(fragments.pixel, dtype=torch.bool)
+            return
+        bins = bin_faces(screen, *size)
+        for layers in _LAYERS:
+            retries = []
+            for tiles in bins.split(_MAX_TILE_LAYERS // layers):
+                fragments = rasterize(tiles, *size, layers)
+                values, light_left = shader(fragments, cameras, *size)
                 cut = (fragments.face[:, -1] >= 0) & (light_left > _OPAQUE_ENOUGH)
-                retry = torch.zeros(len(bins.first), dtype=torch.bool, device=uv.device)
+                retry = torch.zeros(len(tiles.first), dtype=torch.bool, device=uv.device)
                 if layers < _LAYERS[-1]:
                     retry[fragments.tile[cut]] = True
-                done = ~retry[fragments.tile]
-                truncated += int((cut & done).sum())
-                covered += int(done.sum())
-                add(fragments.select(done.nonzero()[:, 0]), values[done])
-                bins = bins.select(retry)
-        sums = sums.reshape(views, height, width, 11).permute(0, 3, 1, 2) / samples**2
-        return sums, (truncated, covered)
+                retries.append(retry)
+                done = (~retry[fragments.tile]).nonzero()[:, 0]
+                yield fragments.select(done), values[done], cut[done]
+            bins = bins.select(torch.cat([*retries, torch.zeros(0, dtype=torch.bool, device=uv.device)]))
 
 
 def _rendering(colour: Tensor, sums: Tensor, truncated: Tensor) -> Rendering:

@@ -369,11 +369,20 @@ def test_views_do_not_depend_on_each_other():
         torch.testing.assert_close(alone.depth[:, 0], together.depth[:, view], rtol=0, atol=1e-6)
 
 
-def test_views_are_rendered_in_passes_that_fit_into_memory(monkeypatch):
-    expected = MeshRenderer()(two_boxes(), lopsided(3), 30, 20)
-    monkeypatch.setattr("ouroboros3d.renderers.meshes._MAX_SUBPIXELS", 2 * 30 * 20 * 4)
-    found = MeshRenderer()(two_boxes(), lopsided(3), 30, 20)
-    torch.testing.assert_close(found.colour, expected.colour, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("mode", ["OPAQUE", "BLEND"])
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [("SUBPIXELS", 2 * 30 * 20 * 4), ("FACES_ON_SCREEN", 100), ("BOX_PIXELS", 500), ("TILE_LAYERS", 64)],
+)
+def test_work_in_passes_that_fit_into_memory_changes_nothing(mode, limit, value, monkeypatch):
+    mesh = merge(two_boxes(), crumbs(30, 0.2))
+    materials = tuple(Material((1, 1, 1, 0.7), alpha_mode=mode) for _ in mesh.materials)
+    mesh = TexturedMesh(mesh.vertices, mesh.faces, mesh.uv, mesh.material_index, materials, mesh.vertex_colours_linear)
+    expected = MeshRenderer()(mesh, lopsided(3), 30, 20)
+    monkeypatch.setattr(f"ouroboros3d.renderers.meshes._MAX_{limit}", value)
+    found = MeshRenderer()(mesh, lopsided(3), 30, 20)
+    for name in ("colour", "alpha", "depth", "coordinates", "normals", "truncated_fraction"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["OPAQUE", "BLEND"])
