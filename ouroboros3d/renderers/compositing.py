@@ -148,7 +148,7 @@ class _Buffers:
 def _weigh(pairs: _Pairs, basis: Tensor, step: _Step, alpha: Tensor, remain: Tensor, before: Tensor) -> None:
     """Fill in alpha, clamped at 0.99 and zero below 1/255, 1 - alpha, and the transmittance in front of each splat."""
     torch.mm(pairs.coefficients[:, step.rows].flatten(1).t(), basis, out=alpha.view(-1, basis.shape[1]))
-    alpha.exp2_()
+    alpha.clamp_min_(-9.0).exp2_()  # far below 1/255; exp2 is slow where it underflows
     torch.threshold_(alpha, MIN_ALPHA, 0.0)
     alpha.clamp_max_(MAX_ALPHA)
     torch.sub(1, alpha, out=remain)
