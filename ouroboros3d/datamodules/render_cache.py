@@ -159,9 +159,14 @@ class RenderCache:
         return _same_file(asset.path, entry) and all((f / "meta.json").is_file() for f in self.orbit_folders(asset.uid))
 
     def _append(self, name: str, entry: Entry) -> None:
+        line = (json.dumps(asdict(entry)) + "\n").encode()
         # One write of one short line in append mode does not mix with another process's.
-        with (self.folder / name).open("ab", buffering=0) as file:
-            file.write((json.dumps(asdict(entry)) + "\n").encode())
+        with (self.folder / name).open("ab+", buffering=0) as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a killed writer left its line open: close it, so that this one counts
+                    line = b"\n" + line
+            file.write(line)
 
     def _read(self, name: str) -> dict[str, Entry]:
         try:
