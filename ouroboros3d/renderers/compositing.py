@@ -22,7 +22,7 @@ _BLOCK = 16  # splats composited at a time
 _ELEMENTS = 1 << 19  # values in a buffer: enough to hide the cost of a call, few enough for the cache
 
 
-def pixel_basis(tile_size: int, like: Tensor) -> Tensor:
+def _pixel_basis(tile_size: int, like: Tensor) -> Tensor:
     """[6, pixels] the monomials x^2, xy, x, y^2, y, 1 at a tile's pixel centres, seen from the tile's centre."""
     line = torch.arange(tile_size, device=like.device, dtype=like.dtype) + (0.5 - tile_size / 2)
     y, x = torch.meshgrid(line, line, indexing="ij")
@@ -75,7 +75,7 @@ class _Pairs(NamedTuple):
     t = x - shear * y + shift and y' = y - v, with x and y seen from the tile's centre, are a pixel's distances from the
     splat along its skewed axes.
 
-    coefficients: [6, n, _BLOCK] of log2 of the weight times opacity on `pixel_basis`.
+    coefficients: [6, n, _BLOCK] of log2 of the weight times opacity on `_pixel_basis`.
     features: [8, n, _BLOCK] features and a one.
     shear: [n, _BLOCK]
     shift: [n, _BLOCK]
@@ -173,7 +173,7 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: _Context, geometry: Tensor, features: Tensor, lists: TileLists, tile_size: int) -> Tensor:
-        basis = pixel_basis(tile_size, geometry)
+        basis = _pixel_basis(tile_size, geometry)
         pixels = basis.shape[1]
         plan = _plan(lists, geometry.shape[1], tile_size, geometry.dtype)
         pairs = _gather_pairs(geometry, features, plan)
@@ -217,7 +217,7 @@ class _Composite(torch.autograd.Function):
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (geometry,) = ctx.saved_tensors
         plan, pairs = ctx.plan, ctx.pairs
-        basis = pixel_basis(ctx.tile_size, geometry)
+        basis = _pixel_basis(ctx.tile_size, geometry)
         pixels = basis.shape[1]
         buffers = _Buffers(plan, pixels, geometry)
         grad = grad.index_select(0, plan.order)

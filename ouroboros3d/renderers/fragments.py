@@ -4,11 +4,10 @@ import torch
 from pytorch3d.renderer.points.rasterize_points import rasterize_points
 from torch import Tensor
 
+from ouroboros3d.renderers.compositing import SATURATED
 from ouroboros3d.renderers.gaussian_tiles import TileLists, ranges
 from ouroboros3d.renderers.projection import MAX_ALPHA, MIN_ALPHA, Splats
 
-# A pixel whose transmittance is below this behind its K splats has lost nothing visible.
-SATURATED = 1e-6
 _CUDA_LIMIT = 149  # PyTorch3D's CUDA rasterizer keeps up to 150 points a pixel; one tells whether there are more
 
 
@@ -142,6 +141,7 @@ def composite_fragments(
             cut = (index[..., -1] >= 0) & inside[waiting]
             index = index[..., :-1].contiguous()
             alpha, place = _alphas(splats, lists, waiting, index, tile_size)
+            # A pixel that is full behind its K splats has lost nothing visible.
             cut &= _left_over(index, alpha, place) > SATURATED
             again = cut.any(1) if limit < max_points_per_pixel else torch.zeros_like(cut[:, 0])
         done = waiting[~again]

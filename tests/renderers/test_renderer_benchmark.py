@@ -1,0 +1,35 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments):
+    command = [sys.executable, ROOT / "benchmarks" / "renderer.py", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_rows_have_the_keys_that_every_tool_reads(tmp_path):
+    done = run("--scenes=1", "--rounds=1", "--names", "ours", "plain", f"--json={tmp_path / 'rows.json'}")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in rows] == ["ours", "plain"]
+    for row in rows:
+        assert list(row) == [
+            *("name", "device", "splats", "views", "size"),
+            *("forward_s", "backward_s", "peak_mb", "max_error", "truncated_fraction"),
+        ]
+        assert row["max_error"] < 1e-4  # of float32 against float64
+        assert row["truncated_fraction"] == 0
+        assert row["peak_mb"] > 0
+    assert "| ours | 1,024 |" in done.stdout
+
+
+def test_an_unknown_name_is_a_usage_error():
+    done = run("--names", "theirs")
+    assert done.returncode == 2
+    assert "expected some of ours, plain" in done.stderr
