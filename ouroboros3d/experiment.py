@@ -1,5 +1,6 @@
 """Runs: which configuration, which folder and which checkpoint a command works with; the LightningCLI behind it."""
 
+import itertools
 import json
 import logging
 import os
@@ -113,10 +114,7 @@ def _place_fit(arguments: list[str]) -> list[str]:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         version = os.environ.get(_VERSION_OF_LAUNCHER, version)
     elif version is None:
-        number = 0
-        while (runs / experiment / f"version_{number}").exists():
-            number += 1
-        version = f"version_{number}"
+        version = _next_version(runs / experiment)
     elif (runs / experiment / version).exists():
         raise FileExistsError(
             f"run folder: {runs / experiment / version} exists already, and a run never overwrites another; "
@@ -125,6 +123,11 @@ def _place_fit(arguments: list[str]) -> list[str]:
     assert version is not None
     os.environ[_VERSION_OF_LAUNCHER] = version
     return [*arguments, f"--runs={runs}", f"--experiment={experiment}", f"--version={version}"]
+
+
+def _next_version(folder: Path) -> str:
+    """The first version_N that is free in an experiment's folder."""
+    return next(name for name in map("version_{}".format, itertools.count()) if not (folder / name).exists())
 
 
 def _place_use(command: str, arguments: list[str]) -> list[str]:
@@ -155,10 +158,7 @@ def _place_use(command: str, arguments: list[str]) -> list[str]:
         runs, experiment, version = first.parents[2], first.parents[1].name, first.parent.name
     else:
         experiment = _value(arguments, "--experiment") or _experiment_name(configs) or "staged"
-        number = 0
-        while (runs / experiment / f"version_{number}").exists():
-            number += 1
-        version = _value(arguments, "--version") or f"version_{number}"
+        version = _value(arguments, "--version") or _next_version(runs / experiment)
     return [*arguments, f"--runs={runs}", f"--experiment={experiment}", f"--version={version}"]
 
 

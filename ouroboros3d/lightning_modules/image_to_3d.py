@@ -276,7 +276,7 @@ class ImageTo3D(LightningModule):
         """
         size = (image_01.shape[-2], image_01.shape[-1])
         settings, count = self.sampler, image_01.shape[0]
-        shape = self.codec.encode(image_01[:1, None]).shape[2:]
+        shape = (self.codec.latent_channels, *(side // self.codec.downscale for side in size))
         noise = torch.stack([_named_noise((cameras.shape[1], *shape), f"{seed}/{uid}") for uid in uids]).to(image_01)
         condition_noise = torch.stack([_named_noise((3, *size), f"{seed}/{uid}/input") for uid in uids]).to(image_01)
         level = torch.full((count,), settings.condition_noise, device=image_01.device)
