@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from ouroboros3d.networks.pretrained import save_base_weights
+from ouroboros3d.networks.pretrained import WITHOUT_EFFECT, save_base_weights
 
 
 def write_base_weights(out: Path, diffusion: Path, reconstructor: Path, recipe: dict[str, Any]) -> None:
     """Write networks in half precision, with their sizes and the recipe in the file's metadata.
+
+    Parameters without any effect are left out.
 
     Args:
         out: the safetensors file.
@@ -36,7 +39,7 @@ def write_base_weights(out: Path, diffusion: Path, reconstructor: Path, recipe: 
         states[name] = {
             key.removeprefix(f"{name}."): value
             for key, value in checkpoint["state_dict"].items()
-            if key.startswith(f"{name}.")
+            if key.startswith(f"{name}.") and not re.search(WITHOUT_EFFECT, key)
         }
         config = yaml.safe_load((path.resolve().parents[1] / "config.yaml").read_text())
         sizes[name] = config["model"]["init_args"][name]

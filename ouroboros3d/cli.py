@@ -25,16 +25,16 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP[""])
+        _say(HELP[""])
         return
     if arguments[0] == "--version":
-        print(f"ouroboros3d {__version__}")
+        _say(f"ouroboros3d {__version__}")
         return
     command = arguments[0]
     if command not in HELP:
         _fail(f"unknown command {command!r}; expected one of {', '.join(name for name in HELP if name)}.")
     if any(argument in ("-h", "--help") for argument in arguments[1:]):
-        print(HELP[command])
+        _say(HELP[command])
         return
     from ouroboros3d.experiment import run  # torch and Lightning take seconds to import
 
@@ -44,6 +44,13 @@ def main(args: Sequence[str] | None = None) -> None:
         if os.environ.get(_DEBUG):
             raise
         _fail(" ".join(str(error).split()))
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # its reader, such as head, has seen enough; Python flushes once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> None:

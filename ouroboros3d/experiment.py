@@ -18,7 +18,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.results import ResultsWriter
-from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D, check_checkpoint
+from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
+from ouroboros3d.lightning_modules.weights import check_checkpoint
 
 _DEFAULTS = Path(__file__).with_name("defaults.yaml")
 _VERSION_OF_LAUNCHER = "OUROBOROS3D_RUN_VERSION"  # processes that a strategy starts join the first one's run

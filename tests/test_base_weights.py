@@ -1,6 +1,7 @@
 """Base weights from runs: what a run learned is what the next one starts from."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors import safe_open
 
 from ouroboros3d.base_weights import main as make
 from ouroboros3d.cli import main
+from ouroboros3d.networks.pretrained import WITHOUT_EFFECT
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +33,9 @@ def test_base_weights_of_two_runs_start_a_third(tmp_path: Path, monkeypatch: pyt
     assert recipe["data"] == "tiny"
     assert set(recipe["steps"].values()) == {1}
     states = {name: torch.load(path, weights_only=True)["state_dict"] for name, path in checkpoints.items()}
+    every = {key for key in states["f"] if key.startswith(("unet.", "reconstructor.", "image_encoder."))}
+    assert every - set(stored)
+    assert all(re.search(WITHOUT_EFFECT, key) for key in every - set(stored))
     for key, value in stored.items():
         run = "r" if key.startswith("reconstructor.") else "f"
         assert value.dtype == torch.float16

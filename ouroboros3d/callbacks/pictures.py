@@ -11,7 +11,7 @@ from torch import Tensor
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.gaussians import Gaussians
-from ouroboros3d.lightning_modules.image_to_3d import Generation, ImageTo3D
+from ouroboros3d.lightning_modules.image_to_3d import Evaluation, Generation
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 
 
@@ -92,7 +92,7 @@ class PictureLogger(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Generation,  # type: ignore[override]
+        outputs: Evaluation,  # type: ignore[override]
         batch: MultiviewBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -100,8 +100,7 @@ class PictureLogger(Callback):
         """Draw the sheet of the first batch on the first rank."""
         if batch_idx != 0 or trainer.sanity_checking or not trainer.is_global_zero or trainer.log_dir is None:
             return
-        assert isinstance(pl_module, ImageTo3D)
-        sheet = comparison_sheet(outputs, pl_module.render_all(outputs.gaussians, batch).colour, batch, self.most)
+        sheet = comparison_sheet(outputs.generation, outputs.renders_01, batch, self.most)
         folder = Path(trainer.log_dir) / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         to_image(sheet).save(folder / f"validation_{trainer.global_step:06d}.png")

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import time
 from datetime import datetime, timezone
@@ -16,11 +15,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.callbacks.pictures import comparison_sheet, to_image
-from ouroboros3d.lightning_modules.image_to_3d import Generation, ImageTo3D
+from ouroboros3d.callbacks.statistics import peak_memory_mib
+from ouroboros3d.lightning_modules.image_to_3d import Evaluation, Generation, ImageTo3D
 from ouroboros3d.metrics.images import best_constant_psnr, foreground_moments
 
 _PACKAGES = ("torch", "lightning", "diffusers", "easypytorch3d", "ouroboros3d")
@@ -60,16 +59,14 @@ class ResultsWriter(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: tuple[Generation, dict[str, Tensor]],  # type: ignore[override]
+        outputs: Evaluation,  # type: ignore[override]
         batch: MultiviewBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch's rows and write its pictures."""
-        assert isinstance(pl_module, ImageTo3D)
         seconds = (time.perf_counter() - self._started) / len(batch)
-        generation, values = outputs
-        renders = pl_module.render_all(generation.gaussians, batch).colour
+        generation, renders, values = outputs
         folder = _pictures(trainer)
         for index, uid in enumerate(batch.uids):
             row = {"uid": uid, **{name: value[index].item() for name, value in values.items()}}
@@ -131,7 +128,6 @@ def protocol(trainer: Trainer, module: ImageTo3D, rows: list[dict[str, Any]]) ->
     settings, data = module.sampler, trainer.datamodule  # type: ignore[attr-defined]
     checkpoint = trainer.ckpt_path
     uids = [str(row["uid"]) for row in rows]
-    peak = torch.cuda.max_memory_allocated() / 2**20 if module.device.type == "cuda" else _peak_rss_mib()
     return {
         "run_id": "/".join(Path(str(trainer.log_dir)).parts[-2:]),
         "method": type(module).__name__,
@@ -142,7 +138,7 @@ def protocol(trainer: Trainer, module: ImageTo3D, rows: list[dict[str, Any]]) ->
         "split_sha256": hashlib.sha256("\n".join(uids).encode()).hexdigest(),
         "timestamp": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "package_versions": " ".join(f"{name}={metadata.version(name)}" for name in _PACKAGES),
-        "seed": 0,
+        "seed": settings.seed,
         "resolution": data.rig.image_size,
         "background": data.background,
         "views": data.num_views,
@@ -154,7 +150,7 @@ def protocol(trainer: Trainer, module: ImageTo3D, rows: list[dict[str, Any]]) ->
         "guidance_max": settings.guidance_max,
         "guidance_shape": settings.guidance_shape,
         "feedback_maps": " ".join(module.unet.feedback_maps),
-        "peak_memory_mib": round(peak, 1),
+        "peak_memory_mib": round(peak_memory_mib(), 1),
         "device": str(module.device),
         "status": "ok",
     }
@@ -212,7 +208,3 @@ def _git_commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def _peak_rss_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

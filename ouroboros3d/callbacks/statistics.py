@@ -42,8 +42,11 @@ class RunStatistics(Callback):
         self._seconds += time.perf_counter() - self._started
         if self._seconds > 0:
             pl_module.log("train/steps_per_second", (self._steps - self.warmup_steps) / self._seconds, prog_bar=True)
-        if torch.cuda.is_available():
-            peak = torch.cuda.max_memory_allocated() / 2**20
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        pl_module.log("train/peak_memory_mib", peak)
+        pl_module.log("train/peak_memory_mib", peak_memory_mib())
+
+
+def peak_memory_mib() -> float:
+    """The most memory used so far in MiB: of the current GPU where there is one, else resident in this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

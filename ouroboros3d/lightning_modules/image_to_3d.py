@@ -1,14 +1,10 @@
 """The base of all variants: what they share in training, sampling, validation, test and prediction."""
 
 import hashlib
-import logging
-import pickle
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -37,19 +33,15 @@ from ouroboros3d.diffusion.sampling import AfterEstimate, Observer, karras_sigma
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.lightning_modules.augmentation import augment_views
 from ouroboros3d.lightning_modules.losses import ReconstructionLoss, ReconstructionLossSettings
+from ouroboros3d.lightning_modules.weights import adapted, initialise
 from ouroboros3d.metrics.images import load_lpips_or_explain, psnr, ssim
 from ouroboros3d.networks.codecs import ImageCodec
 from ouroboros3d.networks.image_encoder import ImageEncoder
 from ouroboros3d.networks.lgm import LGM
 from ouroboros3d.networks.multiview_unet import MultiviewUNet
-from ouroboros3d.networks.pretrained import load_base_weights
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.rendering import Rendering
 
-_log = logging.getLogger(__name__)
-_BUNDLED_WEIGHTS = Path(__file__).parents[1] / "weights" / "desk.safetensors"
-# Parameters that a variant adds to the staged ones; a staged checkpoint leaves them as they start.
-_ADAPTERS = "unet.cond_encoder."
 # What `evaluate` always measures: generated views, renders at their cameras, renders at novel cameras, and their gap.
 QUALITY = (
     *(f"{what}_{value}" for what in ("mv", "render", "novel") for value in ("psnr", "psnr_foreground", "ssim")),
@@ -69,6 +61,7 @@ class SamplerSettings:
         guidance_max: guidance at the opposite view.
         guidance_shape: over the views: `triangle`, or `published` (linear in the index).
         condition_noise: level of the noise added to the input image's latent.
+        seed: of the noise; an object's noise follows from it and the object's name alone.
     """
 
     num_steps: int = 25
@@ -78,6 +71,7 @@ class SamplerSettings:
     guidance_max: float = 3.0
     guidance_shape: GuidanceShape = "triangle"
     condition_noise: float = 0.02
+    seed: int = 0
 
 
 class Generation(NamedTuple):
@@ -89,6 +83,19 @@ class Generation(NamedTuple):
 
     views_01: Tensor
     gaussians: Gaussians
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` returns.
+
+    generation: of the batch.
+    renders_01: [B, V + T, 3, H, W] of its Gaussians at the input and the novel cameras.
+    values: [B] by name, see `evaluate`.
+    """
+
+    generation: Generation
+    renders_01: Tensor
+    values: dict[str, Tensor]
 
 
 class Draw(NamedTuple):
@@ -169,7 +176,7 @@ class ImageTo3D(LightningModule):
         self.run_seed = 0
         self._micro_batch = (-1, 0)  # optimiser step, and batch within it where gradients are accumulated
         if base_weights is not None:
-            self._load_base_weights(base_weights)
+            initialise(self, base_weights)
         # Faster convolutions; not for the U-Net, whose 32 groups a norm make this layout slow on a CPU.
         for parameter in self.reconstructor.parameters():
             if parameter.ndim == 4:
@@ -261,7 +268,6 @@ class ImageTo3D(LightningModule):
         cameras: Cameras,
         background: Tensor,
         uids: Sequence[str],
-        seed: int = 0,
         observers: Sequence[Observer] = (),
     ) -> Generation:
         """Generate V views and a 3D reconstruction of each input image.
@@ -271,14 +277,17 @@ class ImageTo3D(LightningModule):
             cameras: [B, V] input-relative; camera 0 sees the input image.
             background: [B, 3] the input image's background.
             uids: B names; an object's noise depends on its name and the seed alone, not on its batch or variant.
-            seed: of the noise.
             observers: look at each sampler step.
         """
         size = (image_01.shape[-2], image_01.shape[-1])
         settings, count = self.sampler, image_01.shape[0]
         shape = (self.codec.latent_channels, *(side // self.codec.downscale for side in size))
-        noise = torch.stack([_named_noise((cameras.shape[1], *shape), f"{seed}/{uid}") for uid in uids]).to(image_01)
-        condition_noise = torch.stack([_named_noise((3, *size), f"{seed}/{uid}/input") for uid in uids]).to(image_01)
+        noise = torch.stack([_named_noise((cameras.shape[1], *shape), f"{settings.seed}/{uid}") for uid in uids]).to(
+            image_01
+        )
+        condition_noise = torch.stack([_named_noise((3, *size), f"{settings.seed}/{uid}/input") for uid in uids]).to(
+            image_01
+        )
         level = torch.full((count,), settings.condition_noise, device=image_01.device)
         conditions = self.conditions(image_01, cameras, level, condition_noise)
         guidance = view_guidance(
@@ -317,24 +326,22 @@ class ImageTo3D(LightningModule):
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch))
         return total
 
-    def validation_step(self, batch: MultiviewBatch, batch_idx: int) -> Generation:  # type: ignore[override]
+    def validation_step(self, batch: MultiviewBatch, batch_idx: int) -> Evaluation:  # type: ignore[override]
         """Losses with fixed noise, and the full generation's quality."""
         batch.validate()
         with seeded(f"validation/{batch_idx}"):
             losses = ImageTo3D.training_losses(self, batch, coin=1.0)
         for name, loss in losses.items():
             self.log(f"val/{name}_loss", loss, batch_size=len(batch), sync_dist=True)
-        generation, values = self.evaluate(batch)
-        for name, value in values.items():
+        evaluation = self.evaluate(batch)
+        for name, value in evaluation.values.items():
             metric = self.quality[name]
             assert isinstance(metric, MeanMetric)
             metric.update(value)
             self.log(f"val/{name}", metric, prog_bar=name == "novel_psnr_foreground", batch_size=len(batch))
-        return generation
+        return evaluation
 
-    def test_step(  # type: ignore[override]
-        self, batch: MultiviewBatch, batch_idx: int
-    ) -> tuple[Generation, dict[str, Tensor]]:
+    def test_step(self, batch: MultiviewBatch, batch_idx: int) -> Evaluation:  # type: ignore[override]
         """The full generation of each object and its values, for the callback that writes the results."""
         batch.validate()
         return self.evaluate(batch)
@@ -344,13 +351,12 @@ class ImageTo3D(LightningModule):
         batch.validate()
         return self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)
 
-    def evaluate(self, batch: MultiviewBatch) -> tuple[Generation, dict[str, Tensor]]:
+    def evaluate(self, batch: MultiviewBatch) -> Evaluation:
         """Generate and compare with the ground truth.
 
-        Returns:
-            the generation and values [B] by name: `mv_*` of the generated views (without the input view), `render_*` of
-            the Gaussians at the same cameras, `novel_*` of the Gaussians at the novel cameras; `*_foreground` counts
-            only pixels of the object; `gap_psnr` is the agreement of generated views and renders.
+        Values [B] by name: `mv_*` of the generated views (without the input view), `render_*` of the Gaussians at the
+        same cameras, `novel_*` of the Gaussians at the novel cameras; `*_foreground` counts only pixels of the object;
+        `gap_psnr` is the agreement of generated views and renders.
         """
         generation = self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)
         renders = self.render_all(generation.gaussians, batch).colour.clamp(0, 1)
@@ -369,7 +375,7 @@ class ImageTo3D(LightningModule):
                 distance = lpips(images.flatten(0, 1) * 2 - 1, targets.flatten(0, 1) * 2 - 1)
                 values[f"{name}_lpips"] = distance.view(len(batch), -1).mean(1)
         values["gap_psnr"] = psnr(generation.views_01, renders[:, :views]).mean(1)
-        return generation, values
+        return Evaluation(generation, renders, values)
 
     def on_test_start(self) -> None:
         """Load LPIPS for the metrics, or say in one line that it is left out."""
@@ -403,55 +409,7 @@ class ImageTo3D(LightningModule):
                 f"ckpt_path: expected a checkpoint of {type(self).__name__} to resume, got one of {variant}; to start "
                 "from its weights pass it as --model.init_args.base_weights."
             )
-        checkpoint["state_dict"] = self.adapt_state(checkpoint["state_dict"], variant)
-
-    def adapt_state(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-        """A state dict for this variant from another's: adapters that it lacks stay as they start, said in the log.
-
-        Raises:
-            ValueError: missing or unexpected keys other than missing adapters, or other shapes.
-        """
-        own = self.state_dict()
-        fresh = [key for key in own if key not in state and key.startswith(_ADAPTERS)]
-        if fresh:
-            _log.info("%d adapter tensors are new: %s has none; they start at zero output.", len(fresh), source)
-        state = {**state, **{key: own[key] for key in fresh}}
-        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-        if missing or unexpected or shapes:
-            raise ValueError(
-                f"checkpoint: expected the weights of {type(self).__name__} as configured, got those of {source}: "
-                f"{_some('missing', missing)}, {_some('unexpected', unexpected)}, {_some('of another shape', shapes)}; "
-                "use the configuration that it was trained with (config.yaml in its run)."
-            )
-        return state
-
-    def _load_base_weights(self, source: str) -> None:
-        path = _BUNDLED_WEIGHTS if source == "bundled" else Path(source)
-        if not path.is_file():
-            raise ValueError(
-                f"base_weights: expected 'bundled', a .safetensors or .ckpt file, or null for random weights, got "
-                f"{source!r} and no file at {path}."
-            )
-        if path.suffix == ".ckpt":
-            check_checkpoint(path)
-            try:
-                checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            except pickle.UnpicklingError as error:
-                raise ValueError(
-                    f"{path}: expected weights, got a file with code in it, which is never executed."
-                ) from error
-            state = self.adapt_state(checkpoint["state_dict"], str(path))
-            self.load_state_dict(state)
-        else:
-            parts = {name: getattr(self, name) for name in ("unet", "reconstructor", "image_encoder")}
-            load_base_weights(path, parts, allow_missing=(r"^cond_encoder\.",))
-
-
-def check_checkpoint(path: Path) -> None:
-    """Raise ValueError unless a file is a whole checkpoint archive (its directory is at its end)."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: expected a checkpoint of this project, got a truncated file or one of another kind.")
+        checkpoint["state_dict"] = adapted(self, checkpoint["state_dict"], variant)
 
 
 @contextmanager
@@ -476,7 +434,3 @@ def _learning_rate_factor(step: int, warmup: int, total: float, decay: str) -> f
         return rise
     done = min(1.0, max(0, step - warmup) / max(1.0, total - warmup))
     return rise * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
-
-
-def _some(what: str, keys: Sequence[str]) -> str:
-    return f"{len(keys)} {what}" + (f" ({', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''})" if keys else "")

@@ -51,6 +51,10 @@ class LGM(nn.Module):
         rotation_norm: `published` normalises quaternions over all Gaussians instead of each, as LGM's first release
             (`model_fp16.safetensors`) was trained.
         scale_activation: `published` takes 0.07 * softplus instead of 0.1 * softplus where reconstruct_views > 4.
+        position: `absolute` takes the head's three values as the position, as LGM; `pixel_aligned` as an offset along
+            the view's camera axes (OpenCV: right, down, forward) from the point of the Gaussian's ray nearest to the
+            origin. Gaussians on their pixels' rays are the idea of Splatter Image and GS-LRM: how cameras project is
+            then given, which a small network cannot learn in minutes. Weights of one do not serve the other.
         time_shape: `per_object` takes c_noise [B]; `published` takes what the published code takes: no axes, [1], or
             one value per used view [B * V'] (one per object fails there, so it trains at batch 1 alone).
         gradient_checkpointing: recompute the U-Net's activations in the backward pass.
@@ -73,6 +77,7 @@ class LGM(nn.Module):
         resize: Literal["antialiased", "published"] = "antialiased",
         rotation_norm: Literal["per_gaussian", "published"] = "per_gaussian",
         scale_activation: Literal["constant", "published"] = "constant",
+        position: Literal["absolute", "pixel_aligned"] = "absolute",
         time_shape: Literal["per_object", "published"] = "per_object",
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -85,6 +90,7 @@ class LGM(nn.Module):
         self.resize = resize
         self.rotation_norm = rotation_norm
         self.scale_activation = scale_activation
+        self.position = position
         self.time_shape = time_shape
         self.unet = GaussianUNet(
             tuple(down_channels),
@@ -99,6 +105,10 @@ class LGM(nn.Module):
             gradient_checkpointing,
         )
         self.conv = nn.Conv2d(14, 14, kernel_size=1)
+        if position == "pixel_aligned":  # every Gaussian starts on its ray, not scattered around it
+            nn.init.zeros_(self.conv.weight[:3])
+            assert self.conv.bias is not None
+            nn.init.zeros_(self.conv.bias[:3])
 
     def view_indices(self, views: int) -> list[int]:
         """Indices of the used views among `views` given ones, evenly spread and starting at the input view.
@@ -131,8 +141,20 @@ class LGM(nn.Module):
         if cameras.shape != images_01.shape[:2]:
             raise ValueError(f"cameras: expected [B, V] = {[batch, views]}, got {list(cameras.shape)}.")
         chosen = self.view_indices(views)
-        inputs = self.prepare(images_01[:, chosen], cameras[:, chosen])
-        return self.activate(self.raw(inputs, c_noise))
+        used = cameras[:, chosen]
+        raw = self.raw(self.prepare(images_01[:, chosen], used), c_noise).float()
+        if self.position == "pixel_aligned":
+            raw = torch.cat([self._on_rays(raw[..., :3], used), raw[..., 3:]], dim=-1)
+        return self.activate(raw)
+
+    def _on_rays(self, offsets: Tensor, cameras: Cameras) -> Tensor:
+        """Positions [B, N, 3] from offsets [B, N, 3] along the axes of each Gaussian's camera [B, V']."""
+        origins, directions = cameras.rays(self.splat_size, self.splat_size)  # [B, V', 3, s, s]
+        nearest = origins - (origins * directions).sum(2, keepdim=True) * directions
+        anchors = nearest.flatten(3).transpose(2, 3).to(offsets)  # [B, V', s^2, 3]
+        rotation = cameras.c2w_opencv[..., :3, :3].to(offsets)
+        moved = anchors + offsets.unflatten(1, anchors.shape[1:3]) @ rotation.transpose(-1, -2)
+        return moved.flatten(1, 2)
 
     def prepare(self, images_01: Tensor, cameras: Cameras) -> Tensor:
         """The network's input [B, V', 9, S, S]: images resized and normalised, and Plücker rays (o x d, d)."""
@@ -164,7 +186,7 @@ class LGM(nn.Module):
         return maps.permute(0, 2, 3, 1).reshape(batch, -1, 14)
 
     def activate(self, raw: Tensor) -> Gaussians:
-        """Gaussians of raw values [B, N, 14]: position, opacity, scale, quaternion, colour."""
+        """Gaussians of values [B, N, 14] before the activations: position, opacity, scale, quaternion, colour."""
         raw = raw.float()  # splats half a pixel apart at 512 px are not distinct in half precision
         factor = 0.07 if self.scale_activation == "published" and self.reconstruct_views > 4 else 0.1
         normalised_over = -1 if self.rotation_norm == "per_gaussian" else 1
@@ -196,7 +218,7 @@ class LGM(nn.Module):
         return (
             f"input_size={self.input_size}, splat_size={self.splat_size}, reconstruct_views={self.reconstruct_views}, "
             f"resize={self.resize}, rotation_norm={self.rotation_norm}, scale_activation={self.scale_activation}, "
-            f"time_shape={self.time_shape}"
+            f"position={self.position}, time_shape={self.time_shape}"
         )
 
 

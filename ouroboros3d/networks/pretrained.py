@@ -33,6 +33,9 @@ LGM_TIME_KEYS = (r"unet\.time_embed\.", r"\.emb_layers\.")
 NEW_UNET_KEYS = (r"(down|up)_plucker\.", r"mid_plucker\.", r"cond_encoder\.")
 """Keys that Stable Video Diffusion's weights lack in a `MultiviewUNet`."""
 
+WITHOUT_EFFECT = r"\.attn2\.to_[qk]\."
+"""Queries and keys of the U-Net's cross-attention: over one image token the softmax is 1, whatever they are."""
+
 
 @dataclass(frozen=True)
 class LoadReport:

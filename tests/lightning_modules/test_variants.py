@@ -1,5 +1,6 @@
 """The three variants against METHOD section 4: what they exchange, and what they do not."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -14,10 +15,12 @@ from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D, SamplerSettings
 from ouroboros3d.lightning_modules.inference_combined import InferenceCombined, ProjectionSettings
 from ouroboros3d.lightning_modules.recursive import Recursive
 from ouroboros3d.lightning_modules.staged import Staged
+from ouroboros3d.lightning_modules.weights import adapted
 from ouroboros3d.networks.codecs import PixelCodec
 from ouroboros3d.networks.image_encoder import ImageEncoder
 from ouroboros3d.networks.lgm import LGM
 from ouroboros3d.networks.multiview_unet import MultiviewUNet
+from ouroboros3d.networks.pretrained import WITHOUT_EFFECT
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.rendering import encode_coordinates
 
@@ -298,15 +301,28 @@ def test_wrong_settings_are_refused(make: object) -> None:
 
 def test_states_of_other_variants() -> None:
     state = staged().state_dict()
-    InferenceCombined(**parts()).adapt_state(dict(state), "Staged")
+    adapted(InferenceCombined(**parts()), dict(state), "Staged")
     module = recursive()
-    adapted = module.adapt_state(dict(state), "Staged")
-    module.load_state_dict(adapted)
+    started = adapted(module, dict(state), "Staged")
+    module.load_state_dict(started)
     with pytest.raises(ValueError, match=r"unexpected \(unet.cond_encoder"):
-        staged().adapt_state(recursive().state_dict(), "Recursive")
+        adapted(staged(), recursive().state_dict(), "Recursive")
     wrong = {**state, "reconstructor.conv.bias": torch.zeros(3)}
     with pytest.raises(ValueError, match=r"1 of another shape \(reconstructor.conv.bias\)"):
-        staged().adapt_state(wrong, "Staged")
+        adapted(staged(), wrong, "Staged")
+
+
+def test_weights_that_base_weights_leave_out_have_no_effect(batch: MultiviewBatch) -> None:
+    module = staged()
+    before = generate(module, batch)
+    left_out = {name: p for name, p in module.unet.named_parameters() if re.search(WITHOUT_EFFECT, name)}
+    assert left_out
+    with torch.no_grad():
+        for parameter in left_out.values():
+            parameter.normal_()
+    after = generate(module, batch)
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1])
 
 
 def test_published_noise_ids_are_those_of_the_first_sample(batch: MultiviewBatch) -> None:
@@ -320,11 +336,11 @@ def test_published_noise_ids_are_those_of_the_first_sample(batch: MultiviewBatch
 
 def test_quality_is_measured_against_the_truth(batch: MultiviewBatch) -> None:
     module = staged().eval()
-    _, values = module.evaluate(batch)
+    values = module.evaluate(batch).values
     assert values["mv_psnr"].shape == (2,)
     made = module.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)
     perfect = replace(batch, images_01=torch.cat([batch.images_01[:, :1], made.views_01[:, 1:]], 1))
-    assert (module.evaluate(perfect)[1]["mv_psnr"] > 60).all()
+    assert (module.evaluate(perfect).values["mv_psnr"] > 60).all()
     assert (values["mv_psnr"] < 20).all()
 
 

@@ -186,6 +186,31 @@ def test_images_are_resized_without_aliasing():
     assert (aliased[4:-4, 4:-4] - 0.25).abs().max() > 0.2
 
 
+def test_pixel_aligned_gaussians_start_on_their_rays_where_these_pass_the_origin():
+    network, (images, cameras) = tiny(position="pixel_aligned"), inputs()
+    side = network.splat_size
+    means = network(images, cameras).means.double().unflatten(1, (4, side * side))
+    uv, depth = cameras.project(means)
+    grid = (torch.arange(side).double() + 0.5) / side
+    pixels = uv.unflatten(2, (side, side))  # means are in single precision
+    torch.testing.assert_close(pixels[..., 0], grid.expand(2, 4, side, side), rtol=0, atol=1e-6)  # columns
+    torch.testing.assert_close(pixels[..., 1], grid[:, None].expand(2, 4, side, side), rtol=0, atol=1e-6)  # rows
+    rays = means - cameras.centres[:, :, None]
+    assert (rays * means).sum(-1).abs().max() < 1e-6  # nearest to the origin: at a right angle
+    assert (depth > 0).all()
+
+
+def test_pixel_aligned_offsets_follow_the_axes_of_the_camera():
+    network, (images, cameras) = tiny(position="pixel_aligned"), inputs()
+    offset = torch.tensor([0.02, -0.05, 0.11])  # right, up, away
+    start = network(images, cameras).means.unflatten(1, (4, -1))
+    with torch.no_grad():
+        network.conv.bias[:3] = offset
+    moved = network(images, cameras).means.unflatten(1, (4, -1))
+    in_camera = (moved - start) @ cameras.c2w_opencv[..., :3, :3].float()
+    torch.testing.assert_close(in_camera, offset.expand_as(in_camera), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
