@@ -3,8 +3,8 @@
 _OPTIONS = """
 options of all commands:
   --config FILE             an ablation, a scale, or a run's config.yaml; later files win over earlier ones
-  --model.init_args.X V     any value of the model, for example --model.init_args.sampler.num_steps 10
-  --data.init_args.X V      any value of the data, for example --data.init_args.root PATH
+  --model.X V               any value of the model, for example --model.sampler.num_steps 10
+  --data.X V                any value of the data, for example --data.root PATH
   --trainer.X V             any value of Lightning's Trainer, for example --trainer.max_steps 100
   --runs DIR                where runs are kept (default: runs)
   --experiment NAME         first folder of the run (default: the name of the ablation's file)
@@ -30,10 +30,9 @@ COMMAND --help shows a command's options. Set OUROBOROS3D_DEBUG=1 to see the tra
 Train a variant. The run goes to runs/NAME/version_N: config.yaml, checkpoints/, pictures/, TensorBoard events.
 
   --ckpt_path FILE          resume from a checkpoint of the same variant, exactly where it stopped
-  --model.init_args.base_weights FILE
-                            start from other weights: a .safetensors, a checkpoint, or null for random ones
+  --model.base_weights FILE start from other weights: a .safetensors, a checkpoint, or null for random ones
   --trainer.max_steps N     how long to train
-  --data.init_args.root DIR an Objaverse tree instead of the bundled objects
+  --data.root DIR           an Objaverse tree instead of the bundled objects
 {_OPTIONS}""",
     "validate": f"""usage: python -m ouroboros3d validate [--config FILE] [--ckpt_path FILE] [OPTIONS]
 

@@ -45,7 +45,7 @@ class LastCheckpoint(Callback):
             return
         path = Path(trainer.log_dir) / "checkpoints" / "last.ckpt"
         part = path.with_name("last.ckpt.part")
-        trainer.save_checkpoint(part)
+        trainer.save_checkpoint(part, weights_only=False)  # with the optimiser and the loops, to resume from
         if trainer.is_global_zero:
             part.replace(path)
         self._saved = trainer.global_step

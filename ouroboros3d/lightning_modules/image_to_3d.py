@@ -407,7 +407,7 @@ class ImageTo3D(LightningModule):
         if fitting and variant != type(self).__name__:
             raise ValueError(
                 f"ckpt_path: expected a checkpoint of {type(self).__name__} to resume, got one of {variant}; to start "
-                "from its weights pass it as --model.init_args.base_weights."
+                "from its weights pass it as --model.base_weights."
             )
         checkpoint["state_dict"] = adapted(self, checkpoint["state_dict"], variant)
 

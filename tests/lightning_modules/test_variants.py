@@ -312,6 +312,12 @@ def test_states_of_other_variants() -> None:
         adapted(staged(), wrong, "Staged")
 
 
+def test_another_seed_gives_other_views(batch: MultiviewBatch) -> None:
+    views = [generate(staged(sampler=SamplerSettings(5, sigma_max=80.0, seed=seed)), batch)[0] for seed in (0, 0, 1)]
+    assert torch.equal(views[0], views[1])
+    assert (views[0] - views[2]).abs().mean() > 1e-3
+
+
 def test_weights_that_base_weights_leave_out_have_no_effect(batch: MultiviewBatch) -> None:
     module = staged()
     before = generate(module, batch)
