@@ -40,8 +40,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
     try:
         run(command, arguments[1:])
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        if os.environ.get(_DEBUG):
+    except Exception as error:
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+        if os.environ.get(_DEBUG) or not isinstance(error, (ValueError, OSError, MisconfigurationException)):
             raise
         _fail(" ".join(str(error).split()))
 

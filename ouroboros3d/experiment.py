@@ -4,11 +4,11 @@ import itertools
 import json
 import logging
 import os
-import pickle
 import re
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,9 +19,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.results import ResultsWriter
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
-from ouroboros3d.lightning_modules.weights import check_checkpoint
+from ouroboros3d.lightning_modules.weights import read_checkpoint
 
 _DEFAULTS = Path(__file__).with_name("defaults.yaml")
+_LONG_HELP = {
+    "--help.all": "--help",
+    "--model.help": "--model.help=ouroboros3d.lightning_modules.staged.Staged",
+    "--data.help": "--data.help=ouroboros3d.datamodules.objaverse.ObjaverseDataModule",
+}
 _VERSION_OF_LAUNCHER = "OUROBOROS3D_RUN_VERSION"  # processes that a strategy starts join the first one's run
 _log = logging.getLogger("ouroboros3d")
 
@@ -73,13 +78,14 @@ def run(command: str, arguments: Sequence[str]) -> None:
         FileExistsError: the run's folder exists.
     """
     _quieten()
-    arguments = list(arguments)
-    if "--help.all" in arguments:
-        arguments = ["--help"]
+    arguments = ["--config" if argument == "-c" else argument for argument in arguments]
+    claimed: Path | None = None
+    if any(argument.startswith(("--help.all", "--model.help", "--data.help")) for argument in arguments):
+        arguments = [_LONG_HELP[a] if a in _LONG_HELP and a == arguments[-1] else a for a in arguments]
     elif command == "fit":
-        arguments = _place_fit(arguments)
+        arguments, claimed = _place_fit(arguments)
     else:
-        arguments = _place_use(command, arguments)
+        arguments, claimed = _place_use(command, arguments)
         if command == "predict":
             arguments = _take_images(arguments)
     callbacks = {"test": [ResultsWriter()], "predict": [PredictionWriter()]}.get(command, [])
@@ -89,7 +95,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=SaveConfigCallback if command == "fit" else None,
+            save_config_callback=SaveConfigCallback if claimed else None,  # else the run has one
             trainer_class=Trainer,
             trainer_defaults={"callbacks": callbacks} if callbacks else None,
             parser_kwargs={
@@ -100,67 +106,96 @@ def run(command: str, arguments: Sequence[str]) -> None:
         )
     except ArgumentError as error:
         raise ValueError(_meant(str(error))) from error
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{_value(arguments, '--ckpt_path')}: expected a checkpoint of this project, got a file with code in it, "
-            "which is never executed."
-        ) from error
+    finally:
+        if claimed:  # a command that was refused leaves nothing behind
+            for folder in (claimed, *claimed.parents[:2]):
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
 
 
-def _place_fit(arguments: list[str]) -> list[str]:
-    """Name the run's folder and refuse one that exists."""
+def _place_fit(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """Claim the run's folder, and refuse one that exists: the arguments that name it, and the folder if it is new."""
+    _check_checkpoint(_value(arguments, "--ckpt_path"))
     runs = Path(_value(arguments, "--runs") or "runs")
     experiment = _value(arguments, "--experiment") or _experiment_name(_values(arguments, "--config")) or "staged"
+    return _new_run(arguments, runs, experiment)
+
+
+def _new_run(arguments: list[str], runs: Path, experiment: str) -> tuple[list[str], Path | None]:
     version = _value(arguments, "--version")
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        version = os.environ.get(_VERSION_OF_LAUNCHER, version)
-    elif version is None:
-        version = _next_version(runs / experiment)
-    elif (runs / experiment / version).exists():
-        raise FileExistsError(
-            f"run folder: {runs / experiment / version} exists already, and a run never overwrites another; "
-            "choose another --version or leave it out."
-        )
-    assert version is not None
-    os.environ[_VERSION_OF_LAUNCHER] = version
-    return [*arguments, f"--runs={runs}", f"--experiment={experiment}", f"--version={version}"]
+        # Lightning tells every rank the first one's folder before anything is written.
+        version = os.environ.get(_VERSION_OF_LAUNCHER, version or "version_0")
+        return [*arguments, *_run_arguments(runs, experiment, version)], None
+    if "--print_config" in arguments:
+        return [*arguments, *_run_arguments(runs, experiment, version or "version_0")], None
+    folder = _claim(runs / experiment, version)
+    os.environ[_VERSION_OF_LAUNCHER] = folder.name
+    return [*arguments, *_run_arguments(runs, experiment, folder.name)], folder
 
 
-def _next_version(folder: Path) -> str:
-    """The first version_N that is free in an experiment's folder."""
-    return next(name for name in map("version_{}".format, itertools.count()) if not (folder / name).exists())
+def _run_arguments(runs: Path, experiment: str, version: str) -> list[str]:
+    return [f"--runs={runs}", f"--experiment={experiment}", f"--version={version}"]
 
 
-def _place_use(command: str, arguments: list[str]) -> list[str]:
-    """Choose the checkpoint, its configuration and the folder that the results go to."""
-    runs = Path(_value(arguments, "--runs") or "runs")
-    checkpoint = _value(arguments, "--ckpt_path")
-    configs = _values(arguments, "--config")
-    if checkpoint is None and not configs:
-        checkpoint = str(newest_checkpoint(runs))
-        print(f"{command}: the newest run's best checkpoint, {checkpoint}", flush=True)
-        arguments.append(f"--ckpt_path={checkpoint}")
-    elif checkpoint is not None and not Path(checkpoint).is_file():
+def _claim(experiment: Path, version: str | None) -> Path:
+    """Make a run's folder: the named one, or the first version_N that is free; of two processes each gets its own."""
+    for name in [version] if version else map("version_{}".format, itertools.count()):
+        with suppress(FileExistsError):
+            (experiment / name).mkdir(parents=True)
+            return experiment / name
+    raise FileExistsError(
+        f"run folder: {experiment / str(version)} exists already, and a run never overwrites another; "
+        "choose another --version or leave it out."
+    )
+
+
+def _check_checkpoint(checkpoint: str | None) -> None:
+    if checkpoint is None:
+        return
+    if not Path(checkpoint).is_file():
         raise FileNotFoundError(
             f"ckpt_path: no file {checkpoint}; a run's checkpoints are in runs/NAME/VERSION/checkpoints."
         )
-    if checkpoint is not None:
-        check_checkpoint(Path(checkpoint))
+    read_checkpoint(Path(checkpoint))
+
+
+def _place_use(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
+    """Choose the checkpoint, its configuration and the folder that the results go to; the folder if it is new."""
+    runs = Path(_value(arguments, "--runs") or "runs")
+    checkpoint = _value(arguments, "--ckpt_path")
+    configs = _values(arguments, "--config")
+    if checkpoint is None:
+        run = _run_of(configs)
+        checkpoint = str(
+            newest_checkpoint(run, ".") if run else newest_checkpoint(runs, f"{_experiment_name(configs) or '*'}/*")
+        )
+        print(f"{command}: the newest run's best checkpoint, {checkpoint}", flush=True)
+        arguments.append(f"--ckpt_path={checkpoint}")
+    _check_checkpoint(checkpoint)
+    # The checkpoint holds every weight: where training started from may be gone by now.
+    arguments.append("--model.init_args.base_weights=null")
     if not configs:
-        assert checkpoint is not None
         config = Path(checkpoint).resolve().parents[1] / "config.yaml"
         if not config.is_file():
             raise FileNotFoundError(f"config: no {config} beside the checkpoint; name one with --config.")
         configs = [str(config)]
         arguments = [f"--config={config}", *arguments]
-    first = Path(configs[0])
-    elsewhere = _value(arguments, "--experiment") or _value(arguments, "--version")
-    if first.name == "config.yaml" and not elsewhere:
-        runs, experiment, version = first.parents[2], first.parents[1].name, first.parent.name
-    else:
-        experiment = _value(arguments, "--experiment") or _experiment_name(configs) or "staged"
-        version = _value(arguments, "--version") or _next_version(runs / experiment)
-    return [*arguments, f"--runs={runs}", f"--experiment={experiment}", f"--version={version}"]
+    run = _run_of(configs)
+    if run and not (_value(arguments, "--experiment") or _value(arguments, "--version")):
+        return [*arguments, *_run_arguments(run.parents[1], run.parent.name, run.name)], None
+    experiment = _value(arguments, "--experiment") or _experiment_name(configs) or "staged"
+    return _new_run(arguments, runs, experiment)
+
+
+def _run_of(configs: Sequence[str]) -> Path | None:
+    """The run whose own configuration is the first one named."""
+    if not configs or Path(configs[0]).name != "config.yaml":
+        return None
+    folder = Path(configs[0]).resolve().parent
+    if folder.is_relative_to(Path.cwd()) and len(folder.relative_to(Path.cwd()).parts) > 2:
+        folder = folder.relative_to(Path.cwd())  # shorter to read
+    return folder if (folder / "checkpoints").is_dir() else None
 
 
 def _take_images(arguments: list[str]) -> list[str]:
@@ -181,28 +216,32 @@ def _take_images(arguments: list[str]) -> list[str]:
     ]
 
 
-def newest_checkpoint(runs: Path) -> Path:
-    """The best checkpoint of the run in `runs` that saved one last.
+def newest_checkpoint(runs: Path, pattern: str = "*/*") -> Path:
+    """The best checkpoint of the run that saved one last.
+
+    Args:
+        runs: where runs are kept.
+        pattern: of their folders in it.
 
     Raises:
         FileNotFoundError: there is none.
     """
     names = ("best*.ckpt", "last.ckpt")  # a run that ended before its first validation has only the last one
-    found = [path for name in names for path in runs.glob(f"*/*/checkpoints/{name}")]
+    found = [path for name in names for path in runs.glob(f"{pattern}/checkpoints/{name}")]
     newest_run = max((path.stat().st_mtime, path.parent) for path in found)[1] if found else None
     found = [path for path in found if path.parent == newest_run]
     if not found:
         raise FileNotFoundError(
-            f"runs: no checkpoint in {runs}/*/*/checkpoints; train first (python -m ouroboros3d fit --config "
+            f"runs: no checkpoint in {runs}/{pattern}/checkpoints; train first (python -m ouroboros3d fit --config "
             "ablations/recursive.yaml) or name a checkpoint with --ckpt_path."
         )
     return found[0]
 
 
 def _experiment_name(configs: Sequence[str]) -> str | None:
-    """The name of the first configuration that is no scale: an experiment is called as its ablation's file."""
-    names = [Path(config).stem for config in configs if Path(config).parent.name != "scales"]
-    return names[0] if names else None
+    """An experiment is called as its ablation's file, or as the experiment whose run's configuration is used again."""
+    run = _run_of(configs)
+    return run.parent.name if run else Path(configs[0]).stem if configs else None
 
 
 def _values(arguments: Sequence[str], option: str) -> list[str]:

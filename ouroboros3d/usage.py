@@ -2,7 +2,7 @@
 
 _OPTIONS = """
 options of all commands:
-  --config FILE             an ablation, a scale, or a run's config.yaml; later files win over earlier ones
+  --config FILE             an ablation or a run's config.yaml; later files win over earlier ones
   --model.X V               any value of the model, for example --model.sampler.num_steps 10
   --data.X V                any value of the data, for example --data.root PATH
   --trainer.X V             any value of Lightning's Trainer, for example --trainer.max_steps 100
@@ -10,7 +10,9 @@ options of all commands:
   --experiment NAME         first folder of the run (default: the name of the ablation's file)
   --version NAME            second folder of the run (default: version_N, the next free one)
   --print_config            print the whole configuration and stop
-  --help.all                every option of this command with its documentation (takes some seconds)"""
+  --help.all                every option of the command and the Trainer, documented (takes some seconds)
+  --model.help [CLASS], --data.help [CLASS]
+                            every option of the model or the data, for example --model.help Recursive"""
 
 HELP = {
     "": """usage: python -m ouroboros3d COMMAND [OPTIONS]

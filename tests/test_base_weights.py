@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 
 from ouroboros3d.base_weights import main as make
@@ -47,3 +48,23 @@ def test_base_weights_of_two_runs_start_a_third(tmp_path: Path, monkeypatch: pyt
     trained = torch.load(last, weights_only=True)["state_dict"]
     for key, value in stored.items():
         assert torch.equal(trained[key], value.float()), key
+
+
+def test_bundled_weights_fit_the_default_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OUROBOROS3D_CACHE", str(tmp_path / "cache"))
+    package = ROOT / "ouroboros3d"
+    wanted = yaml.safe_load((package / "defaults.yaml").read_text())["model"]["init_args"]
+    with safe_open(package / "weights" / "desk.safetensors", "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    for name in ("unet", "reconstructor", "image_encoder"):
+        trained = config[name]["init_args"]
+        assert {key: trained[key] for key in wanted[name]["init_args"]} == wanted[name]["init_args"]
+    assert (package / "weights" / "desk.safetensors").stat().st_size <= 12e6
+    small = ["--data.max_objects=1", "--data.batch_size=1", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    main(["fit", f"--config={ROOT / 'ablations' / 'staged.yaml'}", *small, "--model.sampler.num_steps=2"])
+    with pytest.raises(SystemExit):
+        main(["fit", f"--config={ROOT / 'ablations' / 'staged.yaml'}", "--model.reconstructor.position=absolute"])
+    assert "expected reconstructor.position = absolute, got weights of pixel_aligned" in capsys.readouterr().err

@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from ouroboros3d.cli import main
+from ouroboros3d.experiment import _claim
 from ouroboros3d.gaussians import load_ply
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +24,7 @@ ABLATIONS = sorted((ROOT / "ablations").glob("*.yaml"))
 _KILLED = """
 import os, signal, sys
 from ouroboros3d.cli import main
+from ouroboros3d.experiment import _claim
 from ouroboros3d.lightning_modules.recursive import Recursive
 step = Recursive.training_losses
 def kill(self, *args):
@@ -76,9 +80,9 @@ def test_every_ablation_trains(path: Path, here: Path) -> None:
 def test_the_resolved_configuration_reproduces_the_run(here: Path) -> None:
     fit("recursive")
     first = here / "runs" / "recursive" / "version_0"
-    main(["fit", f"--config={first / 'config.yaml'}", "--experiment=again"])
+    main(["fit", "-c", str(first / "config.yaml")])
     one = torch.load(first / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    two = torch.load(here / "runs/again/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    two = torch.load(here / "runs/recursive/version_1/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
@@ -135,7 +139,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(here: Path) -> None:
     same("revived")
 
 
-def test_test_takes_the_newest_best_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_takes_the_newest_best_checkpoint(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fit("staged")
     fit("recursive")
     capsys.readouterr()
@@ -152,6 +158,23 @@ def test_test_takes_the_newest_best_checkpoint(here: Path, capsys: pytest.Captur
     rows = (run / "results.csv").read_text().splitlines()
     assert len(rows) == 3
     assert len(list((run / "pictures").glob("*.png"))) == 3  # two objects, one validation
+    # Another split beside it, in the short form of an option and called from inside the run.
+    kept = (run / "results.json").read_text()
+    monkeypatch.chdir(run)
+    main(["test", "--config=config.yaml", "--data.test_split=train"])
+    assert (run / "results.json").read_text() == kept
+    trained = json.loads((run / "results_train.json").read_text())
+    assert (trained["split"], trained["method"]) == ("train", "Recursive")
+    assert trained["split_sha256"] != results["split_sha256"]
+    monkeypatch.chdir(here)
+    # The newest run of an ablation, or of another one, which leaves its configuration beside the results.
+    main(["test", f"--config={ROOT / 'ablations' / 'staged.yaml'}", TINY])
+    assert "runs/staged/version_0/checkpoints/best" in capsys.readouterr().out
+    assert (here / "runs/staged/version_1/config.yaml").is_file()
+    assert (here / "runs/staged/version_1/results.json").is_file()
+    main(["validate", "--ckpt_path", "runs/recursive/version_0/checkpoints/last.ckpt"])
+    assert "val/novel_psnr_foreground" in capsys.readouterr().out
+    assert (run / "pictures" / "validation.png").is_file()
 
 
 def test_a_staged_checkpoint_runs_in_the_other_variants(here: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,7 +185,11 @@ def test_a_staged_checkpoint_runs_in_the_other_variants(here: Path, caplog: pyte
         results = json.loads((here / "runs" / name / "version_0" / "results.json").read_text())
         assert results["checkpoint"].endswith("staged/version_0/checkpoints/last.ckpt")
     assert "adapter tensors are new" in caplog.text
-    fit("recursive", f"--model.init_args.base_weights={checkpoint}")
+    moved = checkpoint.rename(here / "staged.ckpt")
+    fit("recursive", f"--model.base_weights={moved}", "--version=from_staged")
+    moved.unlink()
+    main(["test"])  # the run's checkpoint holds every weight itself
+    assert (here / "runs/recursive/from_staged/results.json").is_file()
 
 
 def test_predict_writes_views_gaussians_and_a_turntable(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,17 +213,29 @@ def test_help_is_quick_and_complete() -> None:
         command = [sys.executable, "-X", "importtime", "-m", "ouroboros3d", *arguments, "--help"]
         shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
         assert "usage: python -m ouroboros3d" in shown.stdout
-        assert "import torch" not in shown.stderr
         assert not re.search(r"\| +(torch|lightning|jsonargparse)$", shown.stderr, re.MULTILINE)
         # Without torch and Lightning nothing is left that could take seconds; the bound allows for a busy machine.
         assert time.perf_counter() - started < 3
 
 
 def test_the_long_help_documents_every_option(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--help.all"])
-    assert stopped.value.code == 0
-    assert "--trainer.max_steps" in capsys.readouterr().out
+    for option, documented in (
+        (["--help.all"], "--trainer.max_steps"),
+        (["--model.help"], "--model.sampler.num_steps"),
+        (["--model.help", "Recursive"], "--model.feedback_probability"),
+        (["--data.help"], "--data.root"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", *option])
+        assert stopped.value.code == 0
+        assert documented in capsys.readouterr().out
+    assert not (here / "runs").exists()
+
+
+def test_help_survives_a_reader_that_has_seen_enough() -> None:
+    command = f"{sys.executable} -m ouroboros3d fit --help | true"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_wrong_usage_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,8 +272,12 @@ def test_an_existing_run_folder_is_never_overwritten(here: Path, capsys: pytest.
     arguments = ["fit", f"--config={ROOT / 'ablations' / 'staged.yaml'}", TINY, "--version=mine"]
     assert "exists already" in refusal(capsys, *arguments)
     assert (here / "runs/staged/mine/checkpoints/last.ckpt").read_bytes() == kept
-    fit("staged")
-    assert (here / "runs/staged/version_0").is_dir()
+
+
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(lambda _: _claim(tmp_path / "runs" / "staged", None), range(8)))
+    assert {folder.name for folder in claimed} == {f"version_{number}" for number in range(8)}
 
 
 def test_a_wrong_checkpoint_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,9 +292,20 @@ def test_a_wrong_checkpoint_gets_one_line(here: Path, capsys: pytest.CaptureFixt
     broken = here / "broken.ckpt"
     broken.write_bytes(checkpoint.read_bytes()[:1000])
     assert "broken.ckpt" in refusal(capsys, "test", recursive, TINY, f"--ckpt_path={broken}")
+    with ZipFile(broken, "w") as archive:
+        archive.writestr("readme", "no checkpoint")
+    assert "broken.ckpt" in refusal(capsys, "test", recursive, TINY, f"--ckpt_path={broken}")
+    torch.save({"weights": torch.zeros(1)}, broken)
+    assert "without a state_dict" in refusal(capsys, "fit", recursive, TINY, f"--model.base_weights={broken}")
+    assert "no file nowhere.ckpt" in refusal(capsys, "fit", recursive, TINY, "--ckpt_path=nowhere.ckpt")
+    assert "no checkpoint in runs/joint_only/*" in refusal(
+        capsys, "test", f"--config={ROOT / 'ablations' / 'joint_only.yaml'}", TINY
+    )
+    assert [folder.name for folder in (here / "runs").iterdir()] == ["recursive"]
+    assert [folder.name for folder in (here / "runs/recursive").iterdir()] == ["version_0"]
 
 
-def test_no_pickle_is_executed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_pickle_is_executed(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return Path.touch, (Path("executed"),)
@@ -260,6 +314,12 @@ def test_no_pickle_is_executed(here: Path, capsys: pytest.CaptureFixture[str]) -
     recursive = f"--config={ROOT / 'ablations' / 'recursive.yaml'}"
     assert "evil.ckpt" in refusal(capsys, "test", recursive, TINY, "--ckpt_path=evil.ckpt")
     assert "evil.ckpt" in refusal(capsys, "fit", recursive, TINY, "--model.init_args.base_weights=evil.ckpt")
+    backbone = here / "hub/checkpoints/vgg16-397923af.pth"
+    backbone.parent.mkdir(parents=True)
+    Path("evil.ckpt").rename(backbone)
+    monkeypatch.setenv("TORCH_HOME", str(here))
+    lpips = "--model.reconstruction_loss.lpips_weight=1"
+    assert "vgg16-397923af.pth" in refusal(capsys, "fit", recursive, TINY, lpips)
     assert not Path("executed").exists()
 
 

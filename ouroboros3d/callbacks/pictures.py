@@ -103,7 +103,8 @@ class PictureLogger(Callback):
         sheet = comparison_sheet(outputs.generation, outputs.renders_01, batch, self.most)
         folder = Path(trainer.log_dir) / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
-        to_image(sheet).save(folder / f"validation_{trainer.global_step:06d}.png")
+        fitting = trainer.state.fn == "fit"  # `validate` knows no step
+        to_image(sheet).save(folder / (f"validation_{trainer.global_step:06d}.png" if fitting else "validation.png"))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("validation/views_renders_truth", sheet, trainer.global_step)

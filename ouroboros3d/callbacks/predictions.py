@@ -1,5 +1,6 @@
 """What `predict` leaves behind: views, a 3D Gaussian ply and a turntable of each input image."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.callbacks.pictures import save_gif, to_image, turntable
 from ouroboros3d.gaussians import save_ply
 from ouroboros3d.lightning_modules.image_to_3d import Generation, ImageTo3D
+
+_log = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
@@ -44,10 +47,13 @@ class PredictionWriter(Callback):
                 to_image(picture).save(folder / f"view_{view:02d}.png")
             gaussians = outputs.gaussians[index : index + 1]
             level = batch.object_from_batch[index : index + 1]
-            save_ply(
+            left_out = save_ply(
                 gaussians.transform(level),
                 folder / "gaussians.ply",
                 comments=["frame object", f"run {trainer.log_dir}"],
+            )
+            _log.info(
+                "%s: %d of %d Gaussians are transparent and left out of the ply", uid, left_out, gaussians.shape[1]
             )
             camera = batch.cameras[index : index + 1][:, :1]
             frames = turntable(gaussians, level, pl_module.renderer, self.turntable_size, camera, self.frames)

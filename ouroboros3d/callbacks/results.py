@@ -1,4 +1,7 @@
-"""What `test` leaves behind: results.csv (a row an object), results.json (the summary), pictures and a table."""
+"""What `test` leaves behind: results.csv (a row an object), results.json (the summary), pictures and a table.
+
+Results of another split than the test objects are named after it, such as results_train.json.
+"""
 
 import csv
 import hashlib
@@ -96,23 +99,24 @@ class ResultsWriter(Callback):
             row["constant_psnr_foreground"] = value
         header = protocol(trainer, pl_module, rows)
         means = {name: _mean(rows, name) for name in rows[0] if isinstance(rows[0][name], float)}
-        _write(folder / "results.json", json.dumps({**header, "objects": len(rows), "mean": means}, indent=2) + "\n")
-        with (folder / "results.csv.part").open("w", newline="") as file:
+        stem = "results" if header["split"] == "test" else f"results_{header['split']}"
+        _write(folder / f"{stem}.json", json.dumps({**header, "objects": len(rows), "mean": means}, indent=2) + "\n")
+        with (folder / f"{stem}.csv.part").open("w", newline="") as file:
             writer = csv.DictWriter(file, [*rows[0], *header])
             writer.writeheader()
             # A missing value is empty, never 0 or nan.
             flat = {name: _cell(value) for name, value in header.items()}
             writer.writerows({**{name: _cell(value) for name, value in row.items()}, **flat} for row in rows)
-        (folder / "results.csv.part").replace(folder / "results.csv")
+        (folder / f"{stem}.csv.part").replace(folder / f"{stem}.csv")
         console = Console()
-        console.print(results_table(header["method"], means, len(rows)))
-        console.print(f"results:     {folder / 'results.json'}\npictures:    {_pictures(trainer)}", highlight=False)
+        console.print(results_table(header["method"], means, len(rows), header["split"]))
+        console.print(f"results:     {folder / stem}.json\npictures:    {_pictures(trainer)}", highlight=False)
         console.print(f"tensorboard: tensorboard --logdir {folder.parents[1]}", highlight=False, soft_wrap=True)
 
 
-def results_table(method: str, means: dict[str, float], objects: int) -> Table:
+def results_table(method: str, means: dict[str, float], objects: int, split: str = "test") -> Table:
     """The means of one run as a table."""
-    table = Table(title=f"{method}: mean over {objects} test objects")
+    table = Table(title=f"{method}: mean over {objects} {split} objects")
     columns = ["psnr", "psnr_foreground", "ssim", "lpips"]
     for column in ("", "PSNR dB", "PSNR dB, foreground", "SSIM", "LPIPS"):
         table.add_column(column, justify="left" if not column else "right")
@@ -135,6 +139,7 @@ def protocol(trainer: Trainer, module: ImageTo3D, rows: list[dict[str, Any]]) ->
         "checkpoint": str(checkpoint) if checkpoint else "",
         "checkpoint_sha256": _sha256(Path(checkpoint)) if checkpoint else "",
         "dataset": str(getattr(data, "root", None) or "bundled"),
+        "split": data.test_split,
         "split_sha256": hashlib.sha256("\n".join(uids).encode()).hexdigest(),
         "timestamp": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "package_versions": " ".join(f"{name}={metadata.version(name)}" for name in _PACKAGES),

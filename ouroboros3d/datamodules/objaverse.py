@@ -219,7 +219,8 @@ class ObjaverseDataModule(LightningDataModule):
         if failures:
             reasons = "; ".join(f"{uid}: {entry.stage}, {entry.error}" for uid, entry in list(failures.items())[:3])
             log.warning(
-                "%d of %d %s objects left out because they cannot be rendered, listed in %s: %s%s",
+                "%d of %d %s objects could not be rendered and are left out (--data.retry_failed true tries again), "
+                "listed in %s: %s%s",
                 len(failures),
                 len(assets),
                 split,

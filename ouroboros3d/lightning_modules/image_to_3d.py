@@ -33,7 +33,7 @@ from ouroboros3d.diffusion.sampling import AfterEstimate, Observer, karras_sigma
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.lightning_modules.augmentation import augment_views
 from ouroboros3d.lightning_modules.losses import ReconstructionLoss, ReconstructionLossSettings
-from ouroboros3d.lightning_modules.weights import adapted, initialise
+from ouroboros3d.lightning_modules.weights import adapted, initialise, meaning
 from ouroboros3d.metrics.images import load_lpips_or_explain, psnr, ssim
 from ouroboros3d.networks.codecs import ImageCodec
 from ouroboros3d.networks.image_encoder import ImageEncoder
@@ -46,12 +46,13 @@ from ouroboros3d.renderers.rendering import Rendering
 QUALITY = (
     *(f"{what}_{value}" for what in ("mv", "render", "novel") for value in ("psnr", "psnr_foreground", "ssim")),
     "gap_psnr",
+    "truncated_pixels",
 )
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """The sampler's settings; the defaults are the published ones.
+    """The sampler's settings; the defaults are the published ones but for the shape of the guidance.
 
     Args:
         num_steps: Euler steps.
@@ -130,7 +131,7 @@ class ImageTo3D(LightningModule):
         reconstruction_loss: weights of the reconstruction loss.
         base_weights: where training starts: `bundled` (desk scale), a safetensors file of base weights, a checkpoint of
             this project (staged ones fit every variant), or null for random weights.
-        train: the parts that are trained; a loss that trains none of them is not computed.
+        train: the parts that are trained; without exchange a loss that trains none of them is not computed.
         guidance_dropout: rate p of METHOD section 1.
         augmentation: probability of each of LGM's augmentations of clean input views.
         warmup_steps: linear warm-up of the learning rate.
@@ -170,10 +171,13 @@ class ImageTo3D(LightningModule):
         self.warmup_steps = warmup_steps
         self.decay = decay
         self.condition_noise_ids = condition_noise_ids
+        if not train:
+            raise ValueError("train: expected at least one of unet, reconstructor, image_encoder, got none.")
         self.trained_parts = tuple(train)
         for name in ("unet", "reconstructor", "image_encoder"):
             getattr(self, name).requires_grad_(name in train)
         self.run_seed = 0
+        self._truncated: Tensor | None = None
         self._micro_batch = (-1, 0)  # optimiser step, and batch within it where gradients are accumulated
         if base_weights is not None:
             initialise(self, base_weights)
@@ -195,7 +199,7 @@ class ImageTo3D(LightningModule):
             coin: uniform in [0, 1), one a step and the same on every rank, so that all run the same graph.
         """
         losses: dict[str, Tensor] = {}
-        if "unet" in self.trained_parts:
+        if {"unet", "image_encoder"} & set(self.trained_parts):
             draw = self.draw(batch)
             losses["diffusion"] = diffusion_loss(self.denoise(draw), draw.latents, draw.sigma)
         if "reconstructor" in self.trained_parts:
@@ -236,8 +240,8 @@ class ImageTo3D(LightningModule):
         return denoise(self.unet, draw.noisy, draw.sigma, draw.conditions, feedback)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Views [B, V, 3, H, W] in [0, 1] of latents [B, V, C, h, w]."""
-        return self.codec.decode(latents).clamp(0, 1)
+        """Views [B, V, 3, H, W] of latents [B, V, C, h, w]; those of noisy estimates may leave [0, 1]."""
+        return self.codec.decode(latents)
 
     def reconstruct_clean(self, batch: MultiviewBatch) -> Rendering:
         """Reconstruct a batch's clean views (augmented as LGM does) and render the result at all V + T cameras."""
@@ -250,14 +254,22 @@ class ImageTo3D(LightningModule):
         """Render at the batch's V input and T novel cameras, [B, V + T, ...], on its background."""
         cameras = Cameras.cat([batch.cameras, batch.target_cameras])
         height, width = batch.images_01.shape[-2:]
-        rendering: Rendering = self.renderer(gaussians, cameras, height, width, batch.background)
+        return self.render(gaussians, cameras, (height, width), batch.background)
+
+    def render(self, gaussians: Gaussians, cameras: Cameras, size: tuple[int, int], background: Tensor) -> Rendering:
+        """Render, and remember the largest share of pixels that were cut off since it was last logged."""
+        rendering: Rendering = self.renderer(gaussians, cameras, *size, background)
+        cut = rendering.truncated_fraction.detach()
+        self._truncated = cut if self._truncated is None else torch.maximum(self._truncated, cut)
         return rendering
+
+    def truncated(self) -> Tensor:
+        """The largest share of pixels, in any render since the last call, that had more splats than were composited."""
+        cut, self._truncated = self._truncated, None
+        return torch.zeros(()) if cut is None else cut
 
     def reconstruction_loss_of(self, rendering: Rendering, batch: MultiviewBatch) -> Tensor:
         """The reconstruction loss of renders at all V + T cameras."""
-        if self._trainer is not None:
-            stage = "train" if self.training else "val"
-            self.log(f"{stage}/truncated_pixels", rendering.truncated_fraction, batch_size=len(batch), sync_dist=True)
         loss: Tensor = self.reconstruction_loss(rendering, batch)
         return loss
 
@@ -300,7 +312,7 @@ class ImageTo3D(LightningModule):
             after_estimate=self.after_estimate(cameras, background, size),
             observers=observers,
         )
-        views = self.decode(latents)
+        views = self.decode(latents).clamp(0, 1)
         return Generation(views, self.reconstructor(views, cameras))
 
     # ---------------------------------------------------------------------------------------------- Lightning's steps
@@ -324,6 +336,9 @@ class ImageTo3D(LightningModule):
         for name, loss in losses.items():
             self.log(f"train/{name}_loss", loss, batch_size=len(batch))
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch))
+        self.log("train/truncated_pixels", self.truncated(), batch_size=len(batch))
+        if self.trainer.world_size > 1:  # DDP wants a gradient of every parameter, whatever the coin leaves out
+            total = total + 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
         return total
 
     def validation_step(self, batch: MultiviewBatch, batch_idx: int) -> Evaluation:  # type: ignore[override]
@@ -356,7 +371,8 @@ class ImageTo3D(LightningModule):
 
         Values [B] by name: `mv_*` of the generated views (without the input view), `render_*` of the Gaussians at the
         same cameras, `novel_*` of the Gaussians at the novel cameras; `*_foreground` counts only pixels of the object;
-        `gap_psnr` is the agreement of generated views and renders.
+        `gap_psnr` is the agreement of generated views and renders, `truncated_pixels` the largest share of pixels cut
+        off in any render on the way.
         """
         generation = self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)
         renders = self.render_all(generation.gaussians, batch).colour.clamp(0, 1)
@@ -374,6 +390,7 @@ class ImageTo3D(LightningModule):
             for lpips in self._lpips_metric:
                 distance = lpips(images.flatten(0, 1) * 2 - 1, targets.flatten(0, 1) * 2 - 1)
                 values[f"{name}_lpips"] = distance.view(len(batch), -1).mean(1)
+        values["truncated_pixels"] = self.truncated().expand(len(batch))
         values["gap_psnr"] = psnr(generation.views_01, renders[:, :views]).mean(1)
         return Evaluation(generation, renders, values)
 
@@ -393,8 +410,9 @@ class ImageTo3D(LightningModule):
     # ---------------------------------------------------------------------------------------------- weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the variant, so that another one can say what it was given."""
+        """Name the variant and what its weights mean, so that another one can say what it was given."""
         checkpoint["ouroboros3d_variant"] = type(self).__name__
+        checkpoint["ouroboros3d_meaning"] = meaning(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Accept a staged checkpoint in every variant; answer any other mismatch with one clear line.
@@ -409,7 +427,7 @@ class ImageTo3D(LightningModule):
                 f"ckpt_path: expected a checkpoint of {type(self).__name__} to resume, got one of {variant}; to start "
                 "from its weights pass it as --model.base_weights."
             )
-        checkpoint["state_dict"] = adapted(self, checkpoint["state_dict"], variant)
+        checkpoint["state_dict"] = adapted(self, checkpoint, variant)
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 class ProjectionSettings:
     """When and how an estimate is projected on what a 3D object can look like (METHOD section 6).
 
-    The defaults are VideoMV's: at 40, 60 and 80 % of the way, whole, per guidance branch. Gen-3Diffusion's are
-    `every: 1` and `per_branch: false`.
+    The defaults are VideoMV's schedule: at 40, 60 and 80 % of the way, whole, per guidance branch (its renders are on
+    grey, as its data). Gen-3Diffusion projects with `every: 1` and `per_branch: false`; its network also sees the time.
 
     Args:
         at: fractions of the sampler's steps.
@@ -58,6 +58,11 @@ class InferenceCombined(ImageTo3D):
         super().__init__(**base)
         if not 0 <= projection.blend <= 1:
             raise ValueError(f"projection.blend: expected a share in [0, 1], got {projection.blend}.")
+        if projection.every < 0 or not all(0 <= fraction < 1 for fraction in projection.at):
+            raise ValueError(
+                "projection.every, projection.at: expected a count >= 0 and fractions of the steps in [0, 1), "
+                f"got {projection.every} and {list(projection.at)}."
+            )
         self.projection = projection
 
     def after_estimate(self, cameras: Cameras, background: Tensor, size: tuple[int, int]) -> AfterEstimate:
@@ -69,7 +74,7 @@ class InferenceCombined(ImageTo3D):
 
         def project(latents: Tensor) -> Tensor:
             gaussians = self.reconstructor(self.decode(latents), cameras)
-            renders = self.renderer(gaussians, cameras, *size, background).colour.clamp(0, 1)
+            renders = self.render(gaussians, cameras, size, background).colour.clamp(0, 1)
             projected = torch.lerp(latents, self.codec.encode(renders), settings.blend)
             if settings.views == "novel":
                 projected[:, 0] = latents[:, 0]

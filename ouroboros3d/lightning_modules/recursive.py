@@ -56,9 +56,7 @@ class Recursive(ImageTo3D):
         # it needs no graph, and the step costs one forward of F more than a staged step.
         with torch.set_grad_enabled(torch.is_grad_enabled() and (not heads or self.reconstruction_gradient)):
             estimate = self.denoise(draw)
-            views = self.decode(estimate)
-        if not self.reconstruction_gradient:
-            views = views.detach()
+            views = self.decode(estimate if self.reconstruction_gradient else estimate.detach())
         gaussians = self.reconstructor(views, batch.cameras, scalings(draw.sigma).c_noise)
         rendering = self.render_all(gaussians, batch)
         clean = self.reconstruct_clean(batch)
@@ -79,10 +77,11 @@ class Recursive(ImageTo3D):
         kept: list[Feedback | None] = [None]
 
         def hook(index: int, sigma: Tensor, estimate: Estimate) -> tuple[Tensor, Feedback | None]:
-            if self.unet.feedback_maps and index % self.feedback_every == 0:
+            last = index == self.sampler.num_steps - 1
+            if self.unet.feedback_maps and index % self.feedback_every == 0 and not last:
                 c_noise = scalings(sigma.expand(estimate.z0.shape[0])).c_noise
                 gaussians = self.reconstructor(self.decode(estimate.z0), cameras, c_noise)
-                kept[0] = self.feedback(self.renderer(gaussians, cameras, *size, background), cameras.shape[1])
+                kept[0] = self.feedback(self.render(gaussians, cameras, size, background), cameras.shape[1])
             return estimate.z0, kept[0]
 
         return hook

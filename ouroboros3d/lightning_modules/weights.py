@@ -2,14 +2,14 @@
 
 import logging
 import pickle
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ouroboros3d.networks.pretrained import WITHOUT_EFFECT, load_base_weights
+from ouroboros3d.networks.pretrained import MEANING, WITHOUT_EFFECT, load_base_weights
 
 _log = logging.getLogger(__name__)
 _BUNDLED = Path(__file__).parents[1] / "weights" / "desk.safetensors"
@@ -34,37 +34,59 @@ def initialise(module: nn.Module, source: str) -> None:
             f"{source!r} and no file at {path}."
         )
     if path.suffix == ".ckpt":
-        check_checkpoint(path)
-        try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{path}: expected weights, got a file with code in it, which is never executed."
-            ) from error
-        module.load_state_dict(adapted(module, checkpoint["state_dict"], str(path)))
+        module.load_state_dict(adapted(module, read_checkpoint(path), str(path)))
     else:
         parts = {name: getattr(module, name) for name in ("unet", "reconstructor", "image_encoder")}
         load_base_weights(path, parts, allow_missing=(r"^cond_encoder\.", WITHOUT_EFFECT))
 
 
-def check_checkpoint(path: Path) -> None:
-    """Raise ValueError unless a file is a whole checkpoint archive (its directory is at its end)."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: expected a checkpoint of this project, got a truncated file or one of another kind.")
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds; tensors stay on disk until they are used.
+
+    Raises:
+        ValueError: a truncated file, one of another kind, or one with code in it.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: expected a checkpoint of this project, got a file with code in it, which is never executed."
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:  # torch's answers to a file that is no whole archive
+        raise ValueError(
+            f"{path}: expected a checkpoint of this project, got a truncated file or one of another kind."
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(f"{path}: expected a checkpoint of this project, got a file without a state_dict.")
+    return content
 
 
-def adapted(module: nn.Module, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+def meaning(module: nn.Module) -> dict[str, Any]:
+    """Settings that a variant's weights are trained for, although their shapes do not show it."""
+    found = {key: getattr(part, key) for part in module.children() for key in MEANING if hasattr(part, key)}
+    return {**found, "feedback_maps": list(module.unet.feedback_maps)}  # type: ignore[union-attr, arg-type]
+
+
+def adapted(module: nn.Module, checkpoint: dict[str, Any], source: str) -> dict[str, Tensor]:
     """A variant's state dict from another's: adapters that it lacks stay as they start, said in the log.
 
     Args:
         module: the variant.
-        state: of a checkpoint.
+        checkpoint: of a variant.
         source: names that checkpoint in messages.
 
     Raises:
-        ValueError: missing or unexpected keys other than missing adapters, or other shapes.
+        ValueError: missing or unexpected keys other than missing adapters, other shapes, or weights of another meaning.
     """
-    own = module.state_dict()
+    state: dict[str, Tensor] = checkpoint["state_dict"]
+    own, wanted = module.state_dict(), meaning(module)
+    for key, trained in checkpoint.get("ouroboros3d_meaning", {}).items():
+        fits = trained == wanted[key] or (key == "feedback_maps" and not (trained and wanted[key]))
+        if not fits:
+            raise ValueError(
+                f"checkpoint: expected {key} = {wanted[key]}, got the weights of {source} trained with {trained}; "
+                "use the configuration that it was trained with (config.yaml in its run)."
+            )
     fresh = [key for key in own if key not in state and key.startswith(_ADAPTERS)]
     if fresh:
         _log.info("%d adapter tensors are new: %s has none; they start at zero output.", len(fresh), source)

@@ -1,1 +1,1 @@
-"""Metrics of images, geometry and consistency."""
+"""Metrics of images."""

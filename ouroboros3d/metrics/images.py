@@ -11,6 +11,8 @@ import torch
 from kornia.metrics import ssim as kornia_ssim
 from torch import Tensor, nn
 
+from ouroboros3d.networks.pretrained import read_torch
+
 LpipsNet = Literal["vgg", "alex"]
 
 # torchvision's files of the ImageNet backbones that LPIPS is built on.
@@ -82,18 +84,22 @@ def load_lpips(net: LpipsNet) -> nn.Module:
     The backbone's weights are read from torch's hub folder, and downloaded there once where a network is.
 
     Raises:
+        ValueError: the file holds anything but tensors; nothing in it is executed.
         FileNotFoundError: they are not on disk and cannot be downloaded; the message says where the file belongs.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / _BACKBONES[net]
     if not file.is_file():
+        url = f"https://download.pytorch.org/models/{file.name}"
         try:
-            with urlopen(f"https://download.pytorch.org/models/{file.name}", timeout=5):
+            with urlopen(url, timeout=5):  # the download itself has no time limit
                 pass
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rsplit("-")[-1])
         except (URLError, TimeoutError) as error:
             raise FileNotFoundError(
-                f"LPIPS: the {net} backbone's weights are not at {file} and cannot be downloaded here; "
-                f"put https://download.pytorch.org/models/{file.name} there."
+                f"LPIPS: the {net} backbone's weights are not at {file} and cannot be downloaded here; put {url} there."
             ) from error
+    read_torch(file)  # torchvision would read the file with whatever code is in it
     from lpips import LPIPS
 
     with warnings.catch_warnings():

@@ -289,7 +289,7 @@ class GaussianUNet(nn.Module):
 
 
 def sinusoids(time: Tensor, channels: int) -> Tensor:
-    """[T, channels] cosines, then sines of times [T] at frequencies from 1 down to 1e-4 (Vaswani et al. 2017)."""
+    """[T, channels] cosines, then sines of times [T] at frequencies from 1 down towards 1e-4 (Vaswani et al. 2017)."""
     half = channels // 2
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=time.device, dtype=torch.float32) / half)
     angles = time.float()[:, None] * frequencies

@@ -153,7 +153,7 @@ class LGM(nn.Module):
         nearest = origins - (origins * directions).sum(2, keepdim=True) * directions
         anchors = nearest.flatten(3).transpose(2, 3).to(offsets)  # [B, V', s^2, 3]
         rotation = cameras.c2w_opencv[..., :3, :3].to(offsets)
-        moved = anchors + offsets.unflatten(1, anchors.shape[1:3]) @ rotation.transpose(-1, -2)
+        moved: Tensor = anchors + offsets.unflatten(1, anchors.shape[1:3]) @ rotation.transpose(-1, -2)
         return moved.flatten(1, 2)
 
     def prepare(self, images_01: Tensor, cameras: Cameras) -> Tensor:

@@ -33,6 +33,9 @@ LGM_TIME_KEYS = (r"unet\.time_embed\.", r"\.emb_layers\.")
 NEW_UNET_KEYS = (r"(down|up)_plucker\.", r"mid_plucker\.", r"cond_encoder\.")
 """Keys that Stable Video Diffusion's weights lack in a `MultiviewUNet`."""
 
+MEANING = ("position", "rotation_norm", "plucker_rays", "plucker_skips", "adapter_start")
+"""Settings of the networks that weights are trained for, although their shapes do not show it."""
+
 WITHOUT_EFFECT = r"\.attn2\.to_[qk]\."
 """Queries and keys of the U-Net's cross-attention: over one image token the softmax is 1, whatever they are."""
 
@@ -286,7 +289,7 @@ def load_base_weights(
         a report for each part.
 
     Raises:
-        ValueError: another file, other parts, or weights that do not fit.
+        ValueError: another file, other parts, or weights that do not fit in shape or in what their output means.
     """
     tensors, metadata = read_safetensors(path)
     found = metadata.get("format")
@@ -299,6 +302,11 @@ def load_base_weights(
         name: {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
         for name in parts
     }
+    config = json.loads(metadata["config"])
     for name, module in parts.items():
+        for key in MEANING:
+            trained = config.get(name, {}).get("init_args", {}).get(key)
+            if trained is not None and trained != getattr(module, key, trained):
+                raise ValueError(f"{path}: expected {name}.{key} = {getattr(module, key)}, got weights of {trained}.")
         check_strict(module, states[name], allow_missing=allow_missing)
     return {name: load_strict(module, states[name], allow_missing=allow_missing) for name, module in parts.items()}

@@ -133,7 +133,7 @@ def composite_fragments(
     pixel = torch.arange(tile_size**2, device=sums.device)
     # Pixels of border tiles beyond the image count for nothing.
     inside = (left[:, None] + pixel % tile_size < width) & (top[:, None] + pixel // tile_size < height)
-    limit = points_per_pixel
+    limit = min(points_per_pixel, max_points_per_pixel)
     while waiting.numel():
         with torch.no_grad():
             # One more than K is asked for, so that a pixel with exactly K splats does not count as cut.

@@ -84,7 +84,7 @@ class GaussianRenderer:
 
         Returns:
             Rendering without normals, in float32 under autocast too (float64 for float64 Gaussians). Depth is the
-            weighted mean of the Gaussians' z and coordinates that of their means, both 0 where alpha <= 0.5.
+            weighted mean of the Gaussians' z and coordinates that of their means, both 0 where alpha < 0.5.
 
         Raises:
             ValueError: cameras and Gaussians of different numbers of objects, or a background of another shape.
@@ -118,7 +118,7 @@ class GaussianRenderer:
             if background is None:
                 background = alpha.new_ones(objects, 3)
             colour = images[:, :, :3] + (1 - alpha) * background.to(dtype)[:, None, :, None, None]
-            solid = alpha > 0.5
+            solid = alpha >= 0.5
             means = torch.where(solid, images[:, :, 3:7] / torch.where(solid, alpha, 1.0), 0.0)
             return Rendering(colour, alpha, means[:, :, :1], means[:, :, 1:], truncated)
 

@@ -155,7 +155,7 @@ class MeshRenderer:
 def _rendering(colour: Tensor, sums: Tensor, truncated: Tensor) -> Rendering:
     """Divide what was accumulated by alpha, where there is enough of it, and add the axis B = 1."""
     alpha = sums[:, 3:4]
-    solid = alpha > 0.5
+    solid = alpha >= 0.5
     mean = torch.where(solid, sums[:, 4:] / alpha.clamp(min=0.5), 0.0)
     return Rendering(
         colour=colour.clamp(0, 1)[None],

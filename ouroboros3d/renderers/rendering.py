@@ -11,8 +11,8 @@ class Rendering(NamedTuple):
 
     colour: [B, V, 3, H, W] sRGB, composited on the background asked for, in [0, 1] for colours in [0, 1].
     alpha: [B, V, 1, H, W] in [0, 1].
-    depth: [B, V, 1, H, W] z along forward, scene units, divided by alpha; 0 where alpha <= 0.5.
-    coordinates: [B, V, 3, H, W] expected surface point in the scene's frame, scene units; 0 where alpha <= 0.5.
+    depth: [B, V, 1, H, W] z along forward, scene units, divided by alpha; 0 where alpha < 0.5.
+    coordinates: [B, V, 3, H, W] expected surface point in the scene's frame, scene units; 0 where alpha < 0.5.
     truncated_fraction: [] share of covered pixels whose list of splats was cut (0 = exact).
     normals: [B, V, 3, H, W] unit, scene's frame, facing the camera, 0 = empty; None from the Gaussian renderer.
     """

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.diffusion.guidance import Estimate
-from ouroboros3d.diffusion.preconditioning import denoise, diffusion_loss, scalings
-from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D, SamplerSettings, seeded
+from ouroboros3d.diffusion.preconditioning import denoise
+from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D, SamplerSettings, _learning_rate_factor, seeded
 from ouroboros3d.lightning_modules.inference_combined import InferenceCombined, ProjectionSettings
 from ouroboros3d.lightning_modules.recursive import Recursive
 from ouroboros3d.lightning_modules.staged import Staged
@@ -25,6 +26,7 @@ from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.rendering import encode_coordinates
 
 MAPS = ("colour", "coordinates")
+F = {"unet", "rays"}  # parts of the diffusion network that every variant has
 
 
 def parts(feedback_maps: tuple[str, ...] = ()) -> dict[str, object]:
@@ -103,6 +105,7 @@ def with_gradient(module: ImageTo3D) -> set[str]:
     names = {
         "adapters": module.unet.cond_encoder,
         "unet": module.unet.unet,
+        "rays": torch.nn.ModuleList([module.unet.down_plucker, module.unet.mid_plucker, module.unet.up_plucker]),
         "reconstructor": module.reconstructor,
         "image_encoder": module.image_encoder,
     }
@@ -139,7 +142,7 @@ def test_observers_change_nothing(batch: MultiviewBatch) -> None:
     steps = []
     watched = generate(module, batch, observers=[steps.append])
     assert [step.index for step in steps] == list(range(5))
-    assert all(set(step.feedback) == set(MAPS) for step in steps)
+    assert all(set(step.feedback) == set(MAPS) for step in steps[:-1])  # after the last step nothing wants any
     assert torch.equal(watched[0], generate(module, batch)[0])
 
 
@@ -161,7 +164,7 @@ def test_recursive_losses_are_those_of_the_method(batch: MultiviewBatch, heads: 
     with seeded("step"):
         draw = module.draw(batch)
     first = denoise(module.unet, draw.noisy, draw.sigma, draw.conditions, None)
-    views = torch.nn.functional.pixel_shuffle(first, 4).div(2).add(0.5).clamp(0, 1)
+    views = torch.nn.functional.pixel_shuffle(first, 4).div(2).add(0.5)
     everywhere = Cameras.cat([batch.cameras, batch.target_cameras])
     estimated = module.reconstructor(views, batch.cameras, draw.sigma.log() / 4)
     clean = module.reconstructor(batch.images_01, batch.cameras)
@@ -184,11 +187,11 @@ def test_recursive_losses_are_those_of_the_method(batch: MultiviewBatch, heads: 
 @pytest.mark.parametrize(
     ("coin", "settings", "diffusion", "reconstruction"),
     [
-        (0.0, {}, {"adapters", "unet"}, {"reconstructor"}),
-        (0.9, {}, {"unet"}, {"reconstructor"}),
-        (0.0, {"detach_feedback": False}, {"adapters", "unet", "reconstructor"}, {"reconstructor"}),
-        (0.0, {"reconstruction_gradient": True}, {"adapters", "unet"}, {"reconstructor", "unet"}),
-        (0.9, {"reconstruction_gradient": True}, {"unet"}, {"reconstructor", "unet"}),
+        (0.0, {}, {"adapters", *F}, {"reconstructor"}),
+        (0.9, {}, F, {"reconstructor"}),
+        (0.0, {"detach_feedback": False}, {"adapters", *F, "reconstructor"}, {"reconstructor"}),
+        (0.0, {"reconstruction_gradient": True}, {"adapters", *F}, {"reconstructor", *F}),
+        (0.9, {"reconstruction_gradient": True}, F, {"reconstructor", *F}),
     ],
 )
 def test_gradients_reach_what_the_table_says(
@@ -203,13 +206,25 @@ def test_gradients_reach_what_the_table_says(
 
 
 def test_staged_networks_exchange_no_gradient(batch: MultiviewBatch) -> None:
-    for name, expected in (("diffusion", {"unet"}), ("reconstruction", {"reconstructor"})):
+    for name, expected in (("diffusion", F), ("reconstruction", {"reconstructor"})):
         module = staged()
         losses(module, batch)[name].backward()
         assert with_gradient(module) == expected
     module = staged(train=("unet", "reconstructor", "image_encoder"))
     losses(module, batch)["diffusion"].backward()
-    assert with_gradient(module) == {"unet", "image_encoder"}
+    assert with_gradient(module) == {*F, "image_encoder"}
+    module = staged(train=("image_encoder",))
+    losses(module, batch)["diffusion"].backward()
+    assert with_gradient(module) == {"image_encoder"}
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    factors = [_learning_rate_factor(step, warmup=3, total=11, decay="cosine") for step in range(12)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[7] == pytest.approx(0.5)  # half of the way down
+    assert factors[11] == pytest.approx(0, abs=1e-7)
+    assert factors[3:] == sorted(factors[3:], reverse=True)
+    assert [_learning_rate_factor(step, 3, 11, "constant") for step in (0, 3, 11)] == [0.25, 1, 1]
 
 
 def test_a_zero_head_learns_at_once(batch: MultiviewBatch) -> None:
@@ -221,7 +236,7 @@ def test_a_zero_head_learns_at_once(batch: MultiviewBatch) -> None:
 def test_joint_only_has_no_feedback(batch: MultiviewBatch) -> None:
     module = recursive(())
     losses(module, batch, coin=0.0)["diffusion"].backward()
-    assert with_gradient(module) == {"unet"}
+    assert with_gradient(module) == F
     assert torch.equal(generate(module, batch)[0], generate(staged(), batch)[0])
 
 
@@ -268,7 +283,7 @@ def test_the_projection_is_the_formula(batch: MultiviewBatch, per_branch: bool, 
         )
 
         def project(latents: Tensor) -> Tensor:
-            images = torch.nn.functional.pixel_shuffle(latents, 4).div(2).add(0.5).clamp(0, 1)
+            images = torch.nn.functional.pixel_shuffle(latents, 4).div(2).add(0.5)
             gaussians = module.reconstructor(images, batch.cameras)
             grey = torch.full((2, 3), 0.5)
             renders = module.renderer(gaussians, batch.cameras, 16, 16, grey).colour.clamp(0, 1)
@@ -289,6 +304,9 @@ def test_the_projection_is_the_formula(batch: MultiviewBatch, per_branch: bool, 
     "make",
     [
         lambda: InferenceCombined(projection=ProjectionSettings(blend=1.5), **parts()),
+        lambda: InferenceCombined(projection=ProjectionSettings(at=(40.0,)), **parts()),
+        lambda: InferenceCombined(projection=ProjectionSettings(every=-1), **parts()),
+        lambda: staged(train=()),
         lambda: recursive(feedback_probability=2.0),
         lambda: recursive(feedback_every=0),
         lambda: staged(base_weights="/nowhere.safetensors"),
@@ -301,15 +319,21 @@ def test_wrong_settings_are_refused(make: object) -> None:
 
 def test_states_of_other_variants() -> None:
     state = staged().state_dict()
-    adapted(InferenceCombined(**parts()), dict(state), "Staged")
+    adapted(InferenceCombined(**parts()), {"state_dict": state}, "Staged")
     module = recursive()
-    started = adapted(module, dict(state), "Staged")
+    started = adapted(module, {"state_dict": state}, "Staged")
     module.load_state_dict(started)
     with pytest.raises(ValueError, match=r"unexpected \(unet.cond_encoder"):
-        adapted(staged(), recursive().state_dict(), "Recursive")
+        adapted(staged(), {"state_dict": recursive().state_dict()}, "Recursive")
     wrong = {**state, "reconstructor.conv.bias": torch.zeros(3)}
     with pytest.raises(ValueError, match=r"1 of another shape \(reconstructor.conv.bias\)"):
-        adapted(staged(), wrong, "Staged")
+        adapted(staged(), {"state_dict": wrong}, "Staged")
+    # Shapes fit, meanings do not: the k-th adapter belongs to the k-th map.
+    coordinates: dict[str, Any] = {}
+    other = recursive(("coordinates",))
+    other.on_save_checkpoint(coordinates)
+    with pytest.raises(ValueError, match=r"feedback_maps = \['colour'\], got .* trained with \['coordinates'\]"):
+        adapted(recursive(("colour",)), {**coordinates, "state_dict": other.state_dict()}, "Recursive")
 
 
 def test_another_seed_gives_other_views(batch: MultiviewBatch) -> None:
@@ -348,8 +372,24 @@ def test_quality_is_measured_against_the_truth(batch: MultiviewBatch) -> None:
     perfect = replace(batch, images_01=torch.cat([batch.images_01[:, :1], made.views_01[:, 1:]], 1))
     assert (module.evaluate(perfect).values["mv_psnr"] > 60).all()
     assert (values["mv_psnr"] < 20).all()
+    # Each other value against its own render: nothing is swapped.
+    renders = module.render_all(made.gaussians, batch).colour.clamp(0, 1)
+    for name, truth in (
+        ("render", replace(batch, images_01=torch.cat([batch.images_01[:, :1], renders[:, 1:4]], 1))),
+        ("novel", replace(batch, target_images_01=renders[:, 4:])),
+    ):
+        found = module.evaluate(truth).values
+        assert (found[f"{name}_psnr"] > 60).all()
+        assert (found[f"{name}_psnr_foreground"] > 60).all()
+        assert (found[f"{name}_ssim"] > 0.999).all()
+        for other in {"mv", "render", "novel"} - {name}:
+            assert (found[f"{other}_psnr"] < 40).all()
+    gap = -10 * (made.views_01 - renders[:, :4]).square().mean((2, 3, 4)).log10().mean(1)
+    torch.testing.assert_close(values["gap_psnr"], gap)
+    assert torch.equal(values["truncated_pixels"], torch.zeros(2))
 
 
-def test_scalings_are_shared_by_training_and_sampling() -> None:
-    assert scalings(torch.tensor([1.0])).c_noise.item() == 0
-    assert diffusion_loss(torch.ones(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1), torch.ones(1)).item() == 2
+def test_pixels_that_are_cut_off_are_counted_once(batch: MultiviewBatch) -> None:
+    module = staged(renderer=GaussianRenderer(backend="pytorch3d", points_per_pixel=1, max_points_per_pixel=1))
+    assert (module.eval().evaluate(batch).values["truncated_pixels"] > 0).all()
+    assert module.truncated() == 0

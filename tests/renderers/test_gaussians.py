@@ -63,7 +63,7 @@ def _twin_view(gaussians, camera, height, width, background):
     weight = alpha[..., : kept.shape[0]] * in_front[..., : kept.shape[0]]
     total = weight.sum(-1)
     colour = weight @ gaussians.colours[kept] + (1 - total)[..., None] * background
-    solid = total > 0.5
+    solid = total >= 0.5
     means = weight @ torch.cat([z[:, None], gaussians.means[kept]], -1) / torch.where(solid, total, 1.0)[..., None]
     picture = torch.cat([colour, total[..., None], torch.where(solid[..., None], means, 0.0)], -1)
     # A pixel says nothing where rounding may switch a splat (1/255) or the depth (0.5) on or off.

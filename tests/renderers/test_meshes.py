@@ -192,7 +192,7 @@ def test_normals_face_the_camera_whatever_the_winding():
     _, directions = cameras.rays(32, 32)
     assert rendering.normals is not None
     cosine = (rendering.normals[0] * directions).sum(dim=1)
-    solid = rendering.alpha[0, :, 0] > 0.5
+    solid = rendering.alpha[0, :, 0] >= 0.5
     assert (cosine[solid] < 0).float().mean() > 0.99  # the mean of two faces may lean away at an edge
     torch.testing.assert_close(rendering.normals[0].norm(dim=1)[solid], torch.ones(int(solid.sum())))
     assert rendering.normals[0].norm(dim=1)[~solid].max() == 0
@@ -241,7 +241,7 @@ def test_texture_islands_do_not_bleed(size, height):
     texture = torch.tensor(RED, dtype=torch.uint8).repeat(size, size, 1)
     texture[:, size // 2 :] = torch.tensor(BLUE, dtype=torch.uint8)
     rendering = MeshRenderer()(wall(material=Material(texture=texture), u=(0.0, 0.5)), front(), height, height)
-    solid = rendering.alpha[0, 0, 0] > 0.5
+    solid = rendering.alpha[0, 0, 0] >= 0.5
     assert rendering.colour[0, 0, 2][rendering.alpha[0, 0, 0] == 1].max() == 0
     assert rendering.colour[0, 0, 0][solid].min() > 1 - 1e-6
 
