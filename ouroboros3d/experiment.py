@@ -126,7 +126,7 @@ def _new_run(arguments: list[str], runs: Path, experiment: str) -> tuple[list[st
     if os.environ.get("LOCAL_RANK", "0") != "0":
         # Lightning tells every rank the first one's folder before anything is written.
         version = os.environ.get(_VERSION_OF_LAUNCHER, version or "version_0")
-        return [*arguments, *_run_arguments(runs, experiment, version)], None
+        return [*arguments, *_run_arguments(runs, experiment, version)], runs / experiment / version
     if "--print_config" in arguments:
         return [*arguments, *_run_arguments(runs, experiment, version or "version_0")], None
     folder = _claim(runs / experiment, version)

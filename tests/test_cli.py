@@ -77,6 +77,19 @@ def test_every_ablation_trains(path: Path, here: Path) -> None:
     assert list(run.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
+def test_two_processes_train_and_test_as_one(here: Path) -> None:
+    """On most steps the coin leaves the adapters out; DDP must not mind."""
+    two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1"]
+    command = [sys.executable, "-m", "ouroboros3d"]
+    ablation = [f"--config={ROOT / 'ablations' / 'recursive.yaml'}", TINY]
+    for arguments in (["fit", *ablation, *two, "--trainer.max_steps=4"], ["test", *two]):
+        ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+    assert [run.name for run in (here / "runs/recursive").iterdir()] == ["version_0"]
+    assert json.loads((here / "runs/recursive/version_0/results.json").read_text())["objects"] == 2
+
+
 def test_the_resolved_configuration_reproduces_the_run(here: Path) -> None:
     fit("recursive")
     first = here / "runs" / "recursive" / "version_0"

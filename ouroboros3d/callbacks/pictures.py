@@ -98,10 +98,13 @@ class PictureLogger(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Draw the sheet of the first batch on the first rank."""
-        if batch_idx != 0 or trainer.sanity_checking or not trainer.is_global_zero or trainer.log_dir is None:
+        if batch_idx != 0 or trainer.sanity_checking:
+            return
+        log_dir = trainer.log_dir  # a broadcast: every rank has to ask
+        if log_dir is None or not trainer.is_global_zero:
             return
         sheet = comparison_sheet(outputs.generation, outputs.renders_01, batch, self.most)
-        folder = Path(trainer.log_dir) / "pictures"
+        folder = Path(log_dir) / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         fitting = trainer.state.fn == "fit"  # `validate` knows no step
         to_image(sheet).save(folder / (f"validation_{trainer.global_step:06d}.png" if fitting else "validation.png"))

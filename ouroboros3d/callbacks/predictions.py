@@ -38,9 +38,10 @@ class PredictionWriter(Callback):
     ) -> None:
         """Write one batch."""
         assert isinstance(pl_module, ImageTo3D)
-        assert trainer.log_dir is not None
+        log_dir = trainer.log_dir  # a broadcast: every rank has to ask, as often as the others
+        assert log_dir is not None
         for index, uid in enumerate(batch.uids):
-            folder = Path(trainer.log_dir) / "predictions" / uid
+            folder = Path(log_dir) / "predictions" / uid
             folder.mkdir(parents=True, exist_ok=True)
             to_image(torch.cat(list(outputs.views_01[index]), dim=-1)).save(folder / "views.png")
             for view, picture in enumerate(outputs.views_01[index]):
@@ -50,7 +51,7 @@ class PredictionWriter(Callback):
             left_out = save_ply(
                 gaussians.transform(level),
                 folder / "gaussians.ply",
-                comments=["frame object", f"run {trainer.log_dir}"],
+                comments=["frame object", f"run {log_dir}"],
             )
             _log.info(
                 "%s: %d of %d Gaussians are transparent and left out of the ply", uid, left_out, gaussians.shape[1]

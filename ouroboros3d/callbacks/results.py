@@ -89,15 +89,15 @@ class ResultsWriter(Callback):
             torch.distributed.all_gather_object(gathered, rows)
             # A sampler pads the last batch by repeating objects; each counts once.
             rows = list({row["uid"]: row for part in gathered for row in part}.values())
+        pictures = _pictures(trainer)  # a broadcast: every rank has to ask
         if not trainer.is_global_zero:
             return
-        assert trainer.log_dir is not None
-        folder = Path(trainer.log_dir)
+        folder = pictures.parent
         rows = sorted(rows, key=lambda row: str(row["uid"]))
         constant = best_constant_psnr(torch.stack([row.pop("moments") for row in rows])).nanmean(1)
         for row, value in zip(rows, constant.tolist(), strict=True):
             row["constant_psnr_foreground"] = value
-        header = protocol(trainer, pl_module, rows)
+        header = protocol(trainer, pl_module, rows, folder)
         means = {name: _mean(rows, name) for name in rows[0] if isinstance(rows[0][name], float)}
         stem = "results" if header["split"] == "test" else f"results_{header['split']}"
         _write(folder / f"{stem}.json", json.dumps({**header, "objects": len(rows), "mean": means}, indent=2) + "\n")
@@ -110,7 +110,7 @@ class ResultsWriter(Callback):
         (folder / f"{stem}.csv.part").replace(folder / f"{stem}.csv")
         console = Console()
         console.print(results_table(header["method"], means, len(rows), header["split"]))
-        console.print(f"results:     {folder / stem}.json\npictures:    {_pictures(trainer)}", highlight=False)
+        console.print(f"results:     {folder / stem}.json\npictures:    {pictures}", highlight=False)
         console.print(f"tensorboard: tensorboard --logdir {folder.parents[1]}", highlight=False, soft_wrap=True)
 
 
@@ -127,13 +127,13 @@ def results_table(method: str, means: dict[str, float], objects: int, split: str
     return table
 
 
-def protocol(trainer: Trainer, module: ImageTo3D, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def protocol(trainer: Trainer, module: ImageTo3D, rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """What the values were measured under (FORMATS 4.2), the same for every row of a run."""
     settings, data = module.sampler, trainer.datamodule  # type: ignore[attr-defined]
     checkpoint = trainer.ckpt_path
     uids = [str(row["uid"]) for row in rows]
     return {
-        "run_id": "/".join(Path(str(trainer.log_dir)).parts[-2:]),
+        "run_id": "/".join(folder.parts[-2:]),
         "method": type(module).__name__,
         "git_commit": _git_commit(),
         "checkpoint": str(checkpoint) if checkpoint else "",
