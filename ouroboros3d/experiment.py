@@ -85,9 +85,9 @@ def run(command: str, arguments: Sequence[str]) -> None:
     elif command == "fit":
         arguments, claimed = _place_fit(arguments)
     else:
-        arguments, claimed = _place_use(command, arguments)
         if command == "predict":
             arguments = _take_images(arguments)
+        arguments, claimed = _place_use(command, arguments)
     callbacks = {"test": [ResultsWriter()], "predict": [PredictionWriter()]}.get(command, [])
     try:
         Commands(

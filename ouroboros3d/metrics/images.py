@@ -3,6 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -10,8 +11,6 @@ from urllib.request import urlopen
 import torch
 from kornia.metrics import ssim as kornia_ssim
 from torch import Tensor, nn
-
-from ouroboros3d.networks.pretrained import read_torch
 
 LpipsNet = Literal["vgg", "alex"]
 
@@ -99,7 +98,10 @@ def load_lpips(net: LpipsNet) -> nn.Module:
             raise FileNotFoundError(
                 f"LPIPS: the {net} backbone's weights are not at {file} and cannot be downloaded here; put {url} there."
             ) from error
-    read_torch(file)  # torchvision would read the file with whatever code is in it
+    try:  # before torchvision reads the file with whatever code is in it
+        torch.load(file, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"LPIPS: expected the {net} backbone's weights in {file}, got another file.") from error
     from lpips import LPIPS
 
     with warnings.catch_warnings():

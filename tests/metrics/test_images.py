@@ -89,7 +89,8 @@ def test_lpips_reads_weights_from_the_hub_folder(tmp_path: object, monkeypatch: 
     path = f"{folder}/checkpoints/alexnet-owt-7be5be79.pth"
     Path(path).parent.mkdir(parents=True)
     torch.manual_seed(0)
-    torch.save(alexnet(weights=None).state_dict(), path)
+    # torchvision's files are in the format of torch before 1.6.
+    torch.save(alexnet(weights=None).state_dict(), path, _use_new_zipfile_serialization=False)
     model = load_lpips("alex")
     one = torch.rand(1, 3, 64, 64) * 2 - 1
     assert model(one, one).item() == pytest.approx(0.0, abs=1e-6)

@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments):
-    command = [sys.executable, ROOT / "benchmarks" / "renderer.py", *arguments]
+def run(*arguments, benchmark="renderer"):
+    command = [sys.executable, ROOT / "benchmarks" / f"{benchmark}.py", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -33,3 +33,14 @@ def test_an_unknown_name_is_a_usage_error():
     done = run("--names", "theirs")
     assert done.returncode == 2
     assert "expected some of ours, plain" in done.stderr
+
+
+def test_meshes_are_those_with_the_wanted_number_of_faces(tmp_path):
+    small = ("--objects=2", "--views=2", "--size=16", "--rounds=1", f"--json={tmp_path / 'rows.json'}")
+    done = run("--faces=0", *small, benchmark="meshes")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
+    assert 0 < rows[0]["faces"] <= rows[1]["faces"]
+    assert all(row["load_s"] > 0 and row["render_s"] > 0 for row in rows)
+    run("--faces=1000000", *small, benchmark="meshes")
+    assert json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))[0]["faces"] > rows[1]["faces"]
