@@ -33,7 +33,7 @@ LGM_TIME_KEYS = (r"unet\.time_embed\.", r"\.emb_layers\.")
 NEW_UNET_KEYS = (r"(down|up)_plucker\.", r"mid_plucker\.", r"cond_encoder\.")
 """Keys that Stable Video Diffusion's weights lack in a `MultiviewUNet`."""
 
-MEANING = ("position", "rotation_norm", "plucker_rays", "plucker_skips", "adapter_start")
+MEANING = ("position", "rotation_norm", "plucker_rays", "plucker_skips")
 """Settings of the networks that weights are trained for, although their shapes do not show it."""
 
 WITHOUT_EFFECT = r"\.attn2\.to_[qk]\."
