@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
+from ouroboros3d.lightning_modules.weights import read_checkpoint
 from ouroboros3d.networks.pretrained import WITHOUT_EFFECT, save_base_weights
 
 
@@ -28,6 +28,7 @@ def write_base_weights(out: Path, diffusion: Path, reconstructor: Path, recipe: 
         recipe: how the weights were made; the steps of both checkpoints are added.
 
     Raises:
+        ValueError: a file that is no checkpoint of this project.
         FileNotFoundError: a checkpoint, or the `config.yaml` of its run two folders up, is missing.
     """
     states: dict[str, dict[str, Tensor]] = {}
@@ -35,7 +36,7 @@ def write_base_weights(out: Path, diffusion: Path, reconstructor: Path, recipe: 
     steps: dict[str, int] = {}
     sources = {"unet": diffusion, "image_encoder": diffusion, "reconstructor": reconstructor}
     for name, path in sources.items():
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(path)
         states[name] = {
             key.removeprefix(f"{name}."): value
             for key, value in checkpoint["state_dict"].items()

@@ -114,7 +114,7 @@ class ResultsWriter(Callback):
         console.print(f"tensorboard: tensorboard --logdir {folder.parents[1]}", highlight=False, soft_wrap=True)
 
 
-def results_table(method: str, means: dict[str, float], objects: int, split: str = "test") -> Table:
+def results_table(method: str, means: dict[str, float], objects: int, split: str) -> Table:
     """The means of one run as a table."""
     table = Table(title=f"{method}: mean over {objects} {split} objects")
     columns = ["psnr", "psnr_foreground", "ssim", "lpips"]

@@ -203,7 +203,7 @@ class ImageTo3D(LightningModule):
             draw = self.draw(batch)
             losses["diffusion"] = diffusion_loss(self.denoise(draw), draw.latents, draw.sigma)
         if "reconstructor" in self.trained_parts:
-            loss = self.reconstruction_loss_of(self.reconstruct_clean(batch), batch)
+            loss = self.reconstruction_loss(self.reconstruct_clean(batch), batch)
             losses["reconstruction"] = self.reconstruction_loss.settings.weight * loss
         return losses
 
@@ -239,10 +239,6 @@ class ImageTo3D(LightningModule):
         """z0_hat [B, V, C, h, w] of a training draw."""
         return denoise(self.unet, draw.noisy, draw.sigma, draw.conditions, feedback)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Views [B, V, 3, H, W] of latents [B, V, C, h, w]; those of noisy estimates may leave [0, 1]."""
-        return self.codec.decode(latents)
-
     def reconstruct_clean(self, batch: MultiviewBatch) -> Rendering:
         """Reconstruct a batch's clean views (augmented as LGM does) and render the result at all V + T cameras."""
         views, cameras = batch.images_01, batch.cameras
@@ -268,11 +264,6 @@ class ImageTo3D(LightningModule):
         cut, self._truncated = self._truncated, None
         return torch.zeros(()) if cut is None else cut
 
-    def reconstruction_loss_of(self, rendering: Rendering, batch: MultiviewBatch) -> Tensor:
-        """The reconstruction loss of renders at all V + T cameras."""
-        loss: Tensor = self.reconstruction_loss(rendering, batch)
-        return loss
-
     @torch.no_grad()
     def generate(
         self,
@@ -294,12 +285,9 @@ class ImageTo3D(LightningModule):
         size = (image_01.shape[-2], image_01.shape[-1])
         settings, count = self.sampler, image_01.shape[0]
         shape = (self.codec.latent_channels, *(side // self.codec.downscale for side in size))
-        noise = torch.stack([_named_noise((cameras.shape[1], *shape), f"{settings.seed}/{uid}") for uid in uids]).to(
-            image_01
-        )
-        condition_noise = torch.stack([_named_noise((3, *size), f"{settings.seed}/{uid}/input") for uid in uids]).to(
-            image_01
-        )
+        names = [f"{settings.seed}/{uid}" for uid in uids]
+        noise = torch.stack([_named_noise((cameras.shape[1], *shape), name) for name in names]).to(image_01)
+        condition_noise = torch.stack([_named_noise((3, *size), f"{name}/input") for name in names]).to(image_01)
         level = torch.full((count,), settings.condition_noise, device=image_01.device)
         conditions = self.conditions(image_01, cameras, level, condition_noise)
         guidance = view_guidance(
@@ -312,7 +300,7 @@ class ImageTo3D(LightningModule):
             after_estimate=self.after_estimate(cameras, background, size),
             observers=observers,
         )
-        views = self.decode(latents).clamp(0, 1)
+        views = self.codec.decode(latents).clamp(0, 1)
         return Generation(views, self.reconstructor(views, cameras))
 
     # ---------------------------------------------------------------------------------------------- Lightning's steps

@@ -73,7 +73,7 @@ class InferenceCombined(ImageTo3D):
             background = torch.full_like(background, 0.5)
 
         def project(latents: Tensor) -> Tensor:
-            gaussians = self.reconstructor(self.decode(latents), cameras)
+            gaussians = self.reconstructor(self.codec.decode(latents), cameras)
             renders = self.render(gaussians, cameras, size, background).colour.clamp(0, 1)
             projected = torch.lerp(latents, self.codec.encode(renders), settings.blend)
             if settings.views == "novel":

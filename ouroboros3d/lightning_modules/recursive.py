@@ -56,7 +56,7 @@ class Recursive(ImageTo3D):
         # it needs no graph, and the step costs one forward of F more than a staged step.
         with torch.set_grad_enabled(torch.is_grad_enabled() and (not heads or self.reconstruction_gradient)):
             estimate = self.denoise(draw)
-            views = self.decode(estimate if self.reconstruction_gradient else estimate.detach())
+            views = self.codec.decode(estimate if self.reconstruction_gradient else estimate.detach())
         gaussians = self.reconstructor(views, batch.cameras, scalings(draw.sigma).c_noise)
         rendering = self.render_all(gaussians, batch)
         clean = self.reconstruct_clean(batch)
@@ -65,8 +65,8 @@ class Recursive(ImageTo3D):
             if self.detach_feedback:
                 feedback = {name: maps.detach() for name, maps in feedback.items()}
             estimate = self.denoise(draw, feedback)
-        estimated = self.reconstruction_loss_of(rendering, batch)
-        reconstruction = (estimated + self.reconstruction_loss_of(clean, batch)) / 2
+        estimated = self.reconstruction_loss(rendering, batch)
+        reconstruction = (estimated + self.reconstruction_loss(clean, batch)) / 2
         return {
             "diffusion": diffusion_loss(estimate, draw.latents, draw.sigma),
             "reconstruction": self.reconstruction_loss.settings.weight * reconstruction,
@@ -80,7 +80,7 @@ class Recursive(ImageTo3D):
             last = index == self.sampler.num_steps - 1
             if self.unet.feedback_maps and index % self.feedback_every == 0 and not last:
                 c_noise = scalings(sigma.expand(estimate.z0.shape[0])).c_noise
-                gaussians = self.reconstructor(self.decode(estimate.z0), cameras, c_noise)
+                gaussians = self.reconstructor(self.codec.decode(estimate.z0), cameras, c_noise)
                 kept[0] = self.feedback(self.render(gaussians, cameras, size, background), cameras.shape[1])
             return estimate.z0, kept[0]
 
