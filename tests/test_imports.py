@@ -22,11 +22,12 @@ PACKAGE = ROOT / "ouroboros3d"
 # What each part may import besides itself: core types <- diffusion | networks | renderers <- datamodules | metrics
 # <- lightning_modules | callbacks <- the command line. Data and model meet only in batch.py, so neither side imports
 # the other; diffusion receives the network as an argument.
-CORE = {"cameras", "gaussians", "batch"}
+CORE = {"cameras", "gaussians", "surface", "batch"}
 MAY_IMPORT = {
     "cameras": set(),
     "gaussians": {"cameras"},
-    "batch": {"cameras", "gaussians"},
+    "surface": {"cameras"},
+    "batch": {"cameras", "gaussians", "surface"},
     "diffusion": CORE,
     "networks": CORE,
     "renderers": CORE,
@@ -34,6 +35,7 @@ MAY_IMPORT = {
     "metrics": CORE | {"renderers"},
     "lightning_modules": CORE | {"diffusion", "networks", "renderers", "metrics"},
     "callbacks": CORE | {"diffusion", "networks", "renderers", "metrics", "lightning_modules"},
+    "ablation": set(),
 }
 # Where a third-party library may be imported; None = anywhere but below.
 ONLY_IN = {

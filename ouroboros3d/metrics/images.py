@@ -1,7 +1,8 @@
-"""PSNR, SSIM and LPIPS with the definitions of FORMATS.md 4.1: per image, mean over views, then over objects."""
+"""PSNR, SSIM, LPIPS, masks and coordinate maps (FORMATS.md 4.1): per image, mean over views, then over objects."""
 
 import logging
 import warnings
+from abc import abstractmethod
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Literal
@@ -11,6 +12,8 @@ from urllib.request import urlopen
 import torch
 from kornia.metrics import ssim as kornia_ssim
 from torch import Tensor, nn
+
+from ouroboros3d.metrics.per_object import PerObject
 
 LpipsNet = Literal["vgg", "alex"]
 
@@ -71,10 +74,23 @@ def best_constant_psnr(moments: Tensor) -> Tensor:
     return values[..., values.flatten(0, -2).nanmean(0).argmax()]
 
 
-def ssim(images: Tensor, targets: Tensor) -> Tensor:
-    """Structural similarity [...] of images [..., 3, H, W] in [0, 1]: Gaussian window 11, sigma 1.5, data range 1."""
+def ssim(images: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Structural similarity of each image: Gaussian window 11, sigma 1.5, data range 1.
+
+    Args:
+        images: [..., 3, H, W] in [0, 1].
+        targets: as images.
+        mask: [..., 1, H, W] bool; the map of similarities, whose windows see all pixels, is averaged over its pixels.
+            None = the whole image. An image without a marked pixel gives NaN.
+
+    Returns:
+        [...], 1 for equal images.
+    """
     flat = kornia_ssim(images.flatten(0, -4), targets.flatten(0, -4), window_size=11, max_val=1.0)
-    return flat.mean(dim=(-3, -2, -1)).view(images.shape[:-3])
+    if mask is None:
+        return flat.mean(dim=(-3, -2, -1)).view(images.shape[:-3])
+    similarity = flat.mean(dim=-3, keepdim=True).view(mask.shape)
+    return torch.where(mask, similarity, 0.0).sum(dim=(-3, -2, -1)) / mask.sum(dim=(-3, -2, -1))
 
 
 def load_lpips(net: LpipsNet) -> nn.Module:
@@ -118,3 +134,123 @@ def load_lpips_or_explain(net: LpipsNet) -> nn.Module | None:
     except FileNotFoundError as error:
         _log.warning("lpips is left out of the metrics. %s", error)
         return None
+
+
+class _ImageMetric(PerObject):
+    """A value per image, averaged over the views that have one.
+
+    Args:
+        foreground: only pixels of the mask count.
+    """
+
+    def __init__(self, foreground: bool = False) -> None:
+        super().__init__()
+        self.foreground = foreground
+
+    def values(self, images: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean over the views of each object.
+
+        Args:
+            images: [B, V, 3, H, W] in [0, 1].
+            targets: as images.
+            mask: [B, V, 1, H, W] bool, the foreground; unused for the whole image.
+
+        Returns:
+            [B]; NaN for an object without a view, or without foreground in any view.
+
+        Raises:
+            ValueError: the foreground is asked for and no mask given.
+        """
+        if self.foreground and mask is None:
+            raise ValueError(f"mask: expected [B, V, 1, H, W] for the foreground's {type(self).__name__}, got None.")
+        if images.shape[1] == 0:
+            return images.new_full(images.shape[:1], torch.nan)
+        with torch.autocast(images.device.type, enabled=False):
+            return self._per_image(images.float(), targets.float(), mask if self.foreground else None).nanmean(1)
+
+    @abstractmethod
+    def _per_image(self, images: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
+        """One value [B, V] an image; NaN where the mask is empty."""
+
+
+class PSNR(_ImageMetric):
+    """`psnr`, in decibels; of the foreground, the error of its pixels only.
+
+    Args:
+        foreground: only pixels of the mask count.
+    """
+
+    higher_is_better = True
+
+    def _per_image(self, images: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
+        return psnr(images, targets, mask)
+
+
+class SSIM(_ImageMetric):
+    """`ssim`; of the foreground, its map averaged over the foreground's pixels.
+
+    Args:
+        foreground: only pixels of the mask count.
+    """
+
+    higher_is_better = True
+
+    def _per_image(self, images: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
+        return ssim(images, targets, mask)
+
+
+class LPIPS(_ImageMetric):
+    """LPIPS; of the foreground, that of the images with every pixel outside of the mask white in both.
+
+    Args:
+        net: what `load_lpips` returns. Metrics may share it; it is no part of the metric's own modules, because it
+            belongs in no checkpoint.
+        foreground: only pixels of the mask count.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, net: nn.Module, foreground: bool = False) -> None:
+        super().__init__(foreground)
+        self._net = [net]
+
+    def _per_image(self, images: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
+        shape = images.shape[:2]
+        if mask is not None:
+            images, targets = torch.where(mask, images, 1.0), torch.where(mask, targets, 1.0)
+        net = self._net[0].to(images.device)
+        distance: Tensor = net(images.flatten(0, 1) * 2 - 1, targets.flatten(0, 1) * 2 - 1).view(shape)
+        return distance if mask is None else torch.where(mask.flatten(2).any(2), distance, torch.nan)
+
+
+class MaskIoU(PerObject):
+    """Intersection over union of where two alphas are above 0.5; views where both are empty do not count."""
+
+    higher_is_better = True
+
+    def values(self, alpha: Tensor, target_alpha: Tensor) -> Tensor:
+        """Mean over views [B] for alphas [B, V, 1, H, W]; NaN for an object that both leave empty everywhere."""
+        mask, target = (alpha > 0.5).flatten(2), (target_alpha > 0.5).flatten(2)
+        return ((mask & target).sum(2) / (mask | target).sum(2)).nanmean(1)
+
+
+class CoordinateError(PerObject):
+    """Mean distance between two maps of surface points, where both show a surface."""
+
+    higher_is_better = False
+
+    def values(self, coordinates: Tensor, alpha: Tensor, target_coordinates: Tensor, target_alpha: Tensor) -> Tensor:
+        """Mean over the pixels of a view, then over the views that have such a pixel.
+
+        Args:
+            coordinates: [B, V, 3, H, W] scene units.
+            alpha: [B, V, 1, H, W]; a surface is where it is at least 0.5, as in `Rendering`.
+            target_coordinates: as coordinates.
+            target_alpha: as alpha.
+
+        Returns:
+            [B] scene units; NaN for an object without a pixel that both show.
+        """
+        distance = (coordinates - target_coordinates).norm(dim=2)
+        both = ((alpha >= 0.5) & (target_alpha >= 0.5))[:, :, 0]
+        return (torch.where(both, distance, 0.0).sum(dim=(2, 3)) / both.sum(dim=(2, 3))).nanmean(1)
