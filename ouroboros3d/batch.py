@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras, check_rigid
+from ouroboros3d.surface import Surface
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class MultiviewBatch:
         target_cameras: [B, T].
         background: [B, 3] the colour that the images were composited on, in [0, 1].
         object_from_batch: [B, 4, 4] maps points of the input-relative frame to the object's own (+Y up) frame.
+        surface: [B, P] points of the true surface, where geometry is measured; else None.
+        coordinates: [B, V, 3, H, W] true surface points that `cameras` see, scene units; `alpha` says where there is
+            one. None where geometry is not measured.
     """
 
     uids: tuple[str, ...]
@@ -35,6 +39,8 @@ class MultiviewBatch:
     target_cameras: Cameras
     background: Tensor
     object_from_batch: Tensor
+    surface: Surface | None = None
+    coordinates: Tensor | None = None
 
     @property
     def input_images_01(self) -> Tensor:
@@ -43,8 +49,14 @@ class MultiviewBatch:
 
     def to(self, device: torch.device | str) -> "MultiviewBatch":
         """The batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "uids"}
-        return replace(self, **moved)
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "uids"}
+        return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
+
+    def object(self, index: int) -> "MultiviewBatch":
+        """The batch of one object."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        one = slice(index, index + 1)
+        return replace(self, **{name: value[one] for name, value in values.items() if value is not None})
 
     def __len__(self) -> int:
         """B."""
@@ -82,6 +94,13 @@ class MultiviewBatch:
             if name != "object_from_batch" and tensor.numel() and not (tensor.min() >= 0 and tensor.max() <= 1):
                 low, high = tensor.min().item(), tensor.max().item()
                 raise ValueError(f"MultiviewBatch.{name}: expected values in [0, 1], got [{low:g}, {high:g}].")
+        if self.coordinates is not None and self.coordinates.shape != (batch, views, 3, height, width):
+            raise ValueError(
+                f"MultiviewBatch.coordinates: expected shape {[batch, views, 3, height, width]}, got "
+                f"{list(self.coordinates.shape)}."
+            )
+        if self.surface is not None and self.surface.points.shape[0] != batch:
+            raise ValueError(f"MultiviewBatch.surface: expected {batch} objects, got {self.surface.points.shape[0]}.")
         for name, cameras, count in (
             ("cameras", self.cameras, views),
             ("target_cameras", self.target_cameras, targets),

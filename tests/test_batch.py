@@ -7,6 +7,7 @@ import torch
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
+from ouroboros3d.surface import Surface
 
 
 def good_batch(objects: int = 2, views: int = 4, targets: int = 3, height: int = 6, width: int = 10) -> MultiviewBatch:
@@ -115,3 +116,29 @@ def test_moving_moves_everything():
     tensors += [moved.object_from_batch, moved.cameras.c2w_opencv, moved.target_cameras.intrinsics_norm]
     assert all(tensor.is_meta for tensor in tensors)
     assert moved.uids == ("object-0", "object-1")
+
+
+def with_geometry() -> MultiviewBatch:
+    batch = good_batch()
+    surface = Surface(torch.rand(2, 5, 3), torch.nn.functional.normalize(torch.rand(2, 5, 3), dim=-1))
+    return replace(batch, surface=surface, coordinates=torch.rand(2, 4, 3, 6, 10)).validate()
+
+
+def test_the_batch_of_one_object():
+    batch = with_geometry()
+    one = batch.object(1).validate()
+    assert one.uids == ("object-1",)
+    assert torch.equal(one.target_images_01, batch.target_images_01[1:])
+    assert torch.equal(one.cameras.c2w_opencv, batch.cameras.c2w_opencv[1:])
+    assert one.surface is not None
+    assert torch.equal(one.surface.points, batch.surface.points[1:])
+    assert good_batch().object(0).surface is None
+    assert torch.equal(batch.to("cpu").coordinates, batch.coordinates)
+
+
+def test_geometry_of_another_size():
+    batch = with_geometry()
+    with pytest.raises(ValueError, match=r"MultiviewBatch\.coordinates: expected shape \[2, 4, 3, 6, 10\]"):
+        replace(batch, coordinates=batch.coordinates[:, :3]).validate()
+    with pytest.raises(ValueError, match=r"MultiviewBatch\.surface: expected 2 objects, got 1"):
+        replace(batch, surface=batch.surface[:1]).validate()

@@ -6,7 +6,7 @@ where it stopped.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.orbits import OrbitRig, SampleError, read_orbit
 from ouroboros3d.datamodules.render_cache import RenderCache
 from ouroboros3d.datamodules.splits import hashed_integer, hashed_uniform
+from ouroboros3d.datamodules.true_geometry import TrueGeometry
+from ouroboros3d.surface import Surface
 
 Background = Literal["white", "grey", "black", "random"]
 _LEVELS: dict[Background, float] = {"white": 1.0, "grey": 0.5, "black": 0.0, "random": 1.0}
@@ -45,12 +47,14 @@ class Sample:
         rgba: [V + T, H, W, 4] uint8, straight alpha; the input view first.
         cameras: [V + T] in the object's frame.
         background: [3] in [0, 1].
+        geometry: true geometry in the object's frame, its V coordinate maps those of the generated views, or None.
     """
 
     uid: str
     rgba: Tensor
     cameras: Cameras
     background: Tensor
+    geometry: TrueGeometry | None = None
 
 
 class CachedViews:
@@ -86,6 +90,14 @@ class CachedViews:
         """
         return self._kept[uid] if uid in self._kept else self._read(uid)
 
+    def true_geometry(self, uid: str, surface_points: int) -> TrueGeometry:
+        """The true geometry of an object, with coordinate maps of its first orbit's views.
+
+        Raises:
+            SampleError: it was not written, or is broken.
+        """
+        return self._cache.true_geometry(uid, surface_points)
+
     def _read(self, uid: str) -> tuple[Tensor, Cameras]:
         orbits = [read_orbit(folder) for folder in self._cache.orbit_folders(uid)]
         rgba = torch.cat([orbit.rgba for orbit in orbits])
@@ -108,6 +120,7 @@ class MultiviewDataset(Dataset[Sample]):
         num_target_views: T.
         background: what the views are composited on; `random` is white in fixed samples.
         seed: of the random samples.
+        surface_points: points of the true surface in fixed samples; 0 = no true geometry.
     """
 
     def __init__(
@@ -118,6 +131,7 @@ class MultiviewDataset(Dataset[Sample]):
         num_target_views: int,
         background: Background,
         seed: int,
+        surface_points: int = 0,
     ) -> None:
         self.views = views
         self.uids = list(uids)
@@ -125,6 +139,7 @@ class MultiviewDataset(Dataset[Sample]):
         self.num_target_views = num_target_views
         self.background = background
         self.seed = seed
+        self.surface_points = surface_points
 
     def __len__(self) -> int:
         """How many objects."""
@@ -136,15 +151,19 @@ class MultiviewDataset(Dataset[Sample]):
         Raises:
             SampleError: a view that was in the cache is gone or broken.
         """
+        geometry = None
         if isinstance(key, Draw):
             uid = self.uids[key.item]
             orbit, start, targets, background = self._drawn(uid, key)
         else:
             uid = self.uids[key]
             orbit, start, targets, background = self._fixed(uid)
+            if self.surface_points:
+                whole = self.views.true_geometry(uid, self.surface_points)
+                geometry = replace(whole, coordinates=whole.coordinates[self._generated(orbit, start)])
         rgba, cameras = self.views[uid]
         chosen = torch.tensor(self._generated(orbit, start) + targets)
-        return Sample(uid, rgba[chosen], cameras[chosen], background)
+        return Sample(uid, rgba[chosen], cameras[chosen], background, geometry)
 
     def _generated(self, orbit: int, start: int) -> list[int]:
         frames = self.views.rig.views
@@ -189,6 +208,7 @@ def collate(samples: Sequence[Sample], num_views: int) -> MultiviewBatch:
         torch.stack([sample.cameras.c2w_opencv for sample in samples]),
         torch.stack([sample.cameras.intrinsics_norm for sample in samples]),
     ).relative_to_first()
+    surface, coordinates = _relative_geometry([sample.geometry for sample in samples], object_from_batch)
     return MultiviewBatch(
         uids=tuple(sample.uid for sample in samples),
         images_01=images[:, :num_views],
@@ -199,7 +219,23 @@ def collate(samples: Sequence[Sample], num_views: int) -> MultiviewBatch:
         target_cameras=cameras[:, num_views:],
         background=background,
         object_from_batch=object_from_batch,
+        surface=surface,
+        coordinates=coordinates,
     ).validate()
+
+
+def _relative_geometry(
+    geometries: Sequence[TrueGeometry | None], object_from_batch: Tensor
+) -> tuple[Surface | None, Tensor | None]:
+    """True geometry of B objects in the input-relative frame: a surface and coordinate maps [B, V, 3, H, W]."""
+    known = [geometry for geometry in geometries if geometry is not None]
+    if len(known) < len(geometries):
+        return None, None
+    batch_from_object = torch.linalg.inv(object_from_batch.double()).float()
+    surface = Surface.cat([geometry.surface for geometry in known]).transform(batch_from_object)
+    maps = torch.stack([geometry.coordinates for geometry in known])  # [B, V, H, W, 3]
+    turn, shift = batch_from_object[:, None, None, :3, :3], batch_from_object[:, None, None, None, :3, 3]
+    return surface, (maps @ turn.transpose(-1, -2) + shift).permute(0, 1, 4, 2, 3).contiguous()
 
 
 class DrawSampler(DistributedSampler[Sample]):

@@ -1,13 +1,15 @@
 """`ObjaverseDataModule`: from a tree of meshes to multi-view batches."""
 
+import hashlib
 import logging
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.datamodules.datasets import (
@@ -23,6 +25,7 @@ from ouroboros3d.datamodules.orbits import OrbitRig
 from ouroboros3d.datamodules.readers.objaverse import Asset, ObjaverseReader
 from ouroboros3d.datamodules.render_cache import RenderCache
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
+from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class ObjaverseDataModule(LightningDataModule):
         val_fraction: share of the uids that validate.
         test_fraction: share of the uids that test.
         test_split: which objects `test` and `predict` use; `train` measures how well the training objects are known.
+        surface_points: points of the true surface that `test` compares with; 0 leaves geometry out.
         render_workers: processes that fill the cache.
         render_timeout_s: an object that takes longer is left out.
         retry_failed: try objects again that could not be rendered before.
@@ -98,6 +102,7 @@ class ObjaverseDataModule(LightningDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.15,
         test_split: Split = "test",
+        surface_points: int = 8192,
         render_workers: int = 2,
         render_timeout_s: float = 120.0,
         retry_failed: bool = False,
@@ -133,6 +138,8 @@ class ObjaverseDataModule(LightningDataModule):
         }.items():
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}.")
+        if surface_points < 0:
+            raise ValueError(f"surface_points: expected 0 or more, got {surface_points}.")
         if not render_timeout_s > 0:
             raise ValueError(f"render_timeout_s: expected a positive number of seconds, got {render_timeout_s:g}.")
         self.root = BUNDLED if root is None else Path(root)
@@ -148,11 +155,15 @@ class ObjaverseDataModule(LightningDataModule):
         self.background: Background = background
         self.fractions = (val_fraction, test_fraction)
         self.test_split: Split = test_split
+        self.surface_points = surface_points
         self.render_workers = render_workers
         self.render_timeout_s = render_timeout_s
         self.retry_failed = retry_failed
         self.memory_limit_mb = memory_limit_mb
         self.seed = seed
+        self.failed: dict[str, str] = {}  # objects of `test_split` that cannot be rendered, and why
+        self.skipped: frozenset[str] = frozenset()
+        self._data_sha256 = ""
         self._views: CachedViews | None = None
         self._datasets: dict[Split, MultiviewDataset] = {}
 
@@ -172,9 +183,16 @@ class ObjaverseDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Render the objects that the cache does not hold yet, with a progress bar."""
         assets = [asset for members in self.assets().values() for asset in members]
-        RenderCache(self.cache_dir, self.rig).render(
-            assets, workers=self.render_workers, timeout_s=self.render_timeout_s, retry_failed=self.retry_failed
-        )
+        cache = RenderCache(self.cache_dir, self.rig)
+        render = partial(cache.render, workers=self.render_workers, timeout_s=self.render_timeout_s)
+        render(assets, retry_failed=self.retry_failed)
+        if self._measures_geometry:
+            render(cache.complete(self.assets()[self.test_split]), surface_points=self.surface_points)
+
+    @property
+    def _measures_geometry(self) -> bool:
+        """Only `test` needs true geometry, so only it waits for it."""
+        return self.surface_points > 0 and self.trainer is not None and self.trainer.state.fn == "test"
 
     def setup(self, stage: str) -> None:
         """Open the cache for `fit`, `validate`, `test` or `predict`.
@@ -201,10 +219,17 @@ class ObjaverseDataModule(LightningDataModule):
             self._views.keep(usable[split])
         self._datasets = {
             split: MultiviewDataset(
-                self._views, uids, self.num_views, self.num_target_views, self.background, self.seed
+                self._views,
+                uids,
+                self.num_views,
+                self.num_target_views,
+                self.background,
+                self.seed,
+                self.surface_points if self._measures_geometry and split == self.test_split else 0,
             )
             for split, uids in usable.items()
         }
+        self._data_sha256 = cache.assets_sha256(usable[needed])
 
     def _usable(self, cache: RenderCache, split: Split, assets: list[Asset]) -> list[str]:
         complete = [asset.uid for asset in cache.complete(assets)]
@@ -216,6 +241,8 @@ class ObjaverseDataModule(LightningDataModule):
                 f"{cache.folder}: expected rendered views of {len(assets)} {split} objects, {len(unknown)} are missing "
                 f"({', '.join(unknown[:3])}, ...); call prepare_data() first."
             )
+        if split == self.test_split:
+            self.failed = {uid: f"{entry.stage}: {entry.error}" for uid, entry in failures.items()}
         if failures:
             reasons = "; ".join(f"{uid}: {entry.stage}, {entry.error}" for uid, entry in list(failures.items())[:3])
             log.warning(
@@ -248,9 +275,34 @@ class ObjaverseDataModule(LightningDataModule):
         """The fixed views of the validation objects; no loader if there are none, then validation is skipped."""
         return self._fixed("val") if len(self._datasets["val"]) else []
 
+    def tested_uids(self) -> list[str]:
+        """The objects of `test_split` that can be tested, sorted."""
+        return list(self._datasets[self.test_split].uids)
+
+    def test_protocol(self) -> dict[str, Any]:
+        """What a test on this data is measured under, by the names of FORMATS 4.2; after `setup`."""
+        uids = self.tested_uids()
+        return {
+            "dataset": "bundled" if self.root == BUNDLED else str(self.root),
+            "data_sha256": self._data_sha256,
+            "split": self.test_split,
+            "split_sha256": hashlib.sha256("\n".join(uids).encode()).hexdigest(),
+            "resolution": self.rig.image_size,
+            "background": self.background,
+            "fov_deg": self.rig.fov_deg,
+            "radius": self.rig.radius,
+            "elevation_deg": list(self.rig.elevation_deg),
+            "views": self.num_views,
+            "target_views": self.num_target_views,
+            "view_selection": "uniform",
+            "resize_filter": "none",  # views are rendered at this size
+            "num_points": self.surface_points,
+            "sampling_seed": SAMPLING_SEED,
+        }
+
     def test_dataloader(self) -> DataLoader[Sample]:
-        """The fixed views of the objects of `test_split`."""
-        return self._fixed(self.test_split)
+        """The fixed views of the objects of `test_split`, less those `skipped` (tested before an interruption)."""
+        return self._fixed(self.test_split, self.skipped)
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """The same batches as `test_dataloader`."""
@@ -262,9 +314,11 @@ class ObjaverseDataModule(LightningDataModule):
         """The batch on the trainer's device."""
         return batch.to(device)
 
-    def _fixed(self, split: Split) -> DataLoader[Sample]:
+    def _fixed(self, split: Split, skipped: frozenset[str] = frozenset()) -> DataLoader[Sample]:
+        dataset = self._datasets[split]
+        kept = [index for index, uid in enumerate(dataset.uids) if uid not in skipped]
         return DataLoader(
-            self._datasets[split],
+            Subset(dataset, kept),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=partial(collate, num_views=self.num_views),

@@ -29,6 +29,7 @@ from ouroboros3d.datamodules.orbits import OrbitRig, SampleError, orbit_name, re
 from ouroboros3d.datamodules.readers.objaverse import Asset
 from ouroboros3d.datamodules.render_jobs import RENDERER_VERSION, RenderJob, RenderResult, Stage
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of, write_splits
+from ouroboros3d.datamodules.true_geometry import TrueGeometry, read_true_geometry, surface_file
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +93,34 @@ class RenderCache:
         index = self._read("index.jsonl")
         return [asset for asset in assets if asset.uid in index and self._matches(asset, index[asset.uid])]
 
+    def true_geometry(self, uid: str, surface_points: int) -> TrueGeometry:
+        """The true geometry of a rendered object.
+
+        Raises:
+            SampleError: it was not written, or is broken.
+        """
+        return read_true_geometry(self.orbit_folders(uid)[0], surface_points, self.rig.views)
+
+    def assets_sha256(self, uids: Sequence[str]) -> str:
+        """A hash of what rendered objects look like here: their mesh files, the rig and the renderer's version."""
+        index = self._read("index.jsonl")
+        lines = [self.folder.name, *(f"{uid} {index[uid].sha256}" for uid in sorted(uids))]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
     def failures(self, assets: Sequence[Asset]) -> dict[str, Entry]:
         """Why objects are left out, by uid; an object whose file has changed since gets another chance."""
         failed = self._read("failures.jsonl")
         return {a.uid: failed[a.uid] for a in assets if a.uid in failed and _same_file(a.path, failed[a.uid])}
 
-    def render(self, assets: Sequence[Asset], *, workers: int, timeout_s: float, retry_failed: bool = False) -> None:
+    def render(
+        self,
+        assets: Sequence[Asset],
+        *,
+        workers: int,
+        timeout_s: float,
+        retry_failed: bool = False,
+        surface_points: int = 0,
+    ) -> None:
         """Render what is missing, with a progress bar; broken objects go to `failures.jsonl` and never stop the run.
 
         Args:
@@ -105,12 +128,13 @@ class RenderCache:
             workers: processes.
             timeout_s: limit per object in seconds.
             retry_failed: also try objects that failed before.
+            surface_points: points of the true surface that each object needs beside its views; 0 = no true geometry.
 
         Raises:
             RuntimeError: rendering cannot work at all (the worker does not start, the disk is full).
         """
         self._sweep()
-        ready = {asset.uid for asset in self.complete(assets)}
+        ready = {asset.uid for asset in self.complete(assets) if self._has_surface(asset.uid, surface_points)}
         if not retry_failed:
             ready |= set(self.failures(assets))
         missing = [asset for asset in assets if asset.uid not in ready]
@@ -119,12 +143,12 @@ class RenderCache:
         # Processes that start together on the same list then share the work instead of racing each other through it.
         random.Random(os.getpid()).shuffle(missing)
         started = time.monotonic()
-        _run_all(self, missing, min(workers, len(missing)), timeout_s)
+        _run_all(self, missing, min(workers, len(missing)), timeout_s, surface_points)
         self._write_lists()
         rendered, seconds = len(self.complete(missing)), time.monotonic() - started
         log.info("rendered %d of %d objects into %s in %.0f s", rendered, len(missing), self.folder, seconds)
 
-    def render_one(self, asset: Asset, worker: "Worker", timeout_s: float) -> None:
+    def render_one(self, asset: Asset, worker: "Worker", timeout_s: float, surface_points: int = 0) -> None:
         """Render one object unless another process has done so meanwhile, and record the outcome."""
         try:
             sha256, stat = _sha256(asset.path), asset.path.stat()
@@ -132,7 +156,7 @@ class RenderCache:
             self._append("failures.jsonl", Entry(asset.uid, "", 0, 0, "missing", error.strerror or str(error)))
             return
         stale = [folder for folder in self.orbit_folders(asset.uid) if _rendered_from(folder) != sha256]
-        if not stale:
+        if not stale and self._has_surface(asset.uid, surface_points):
             self._append("index.jsonl", Entry(asset.uid, sha256, stat.st_size, stat.st_mtime_ns))
             return
         for folder in stale:
@@ -146,6 +170,7 @@ class RenderCache:
             str(self.folder),
             self.rig.as_dict(),
             timeout_s,
+            surface_points,
         )
         result = worker.run(job)
         if worker.closed:
@@ -157,6 +182,9 @@ class RenderCache:
 
     def _matches(self, asset: Asset, entry: Entry) -> bool:
         return _same_file(asset.path, entry) and all((f / "meta.json").is_file() for f in self.orbit_folders(asset.uid))
+
+    def _has_surface(self, uid: str, surface_points: int) -> bool:
+        return not surface_points or surface_file(self.orbit_folders(uid)[0], surface_points).is_file()
 
     def _append(self, name: str, entry: Entry) -> None:
         line = (json.dumps(asdict(entry)) + "\n").encode()
@@ -283,7 +311,7 @@ class Worker:
         return status, lines[-1][:300] if lines else ""
 
 
-def _run_all(cache: RenderCache, assets: Sequence[Asset], count: int, timeout_s: float) -> None:
+def _run_all(cache: RenderCache, assets: Sequence[Asset], count: int, timeout_s: float, surface_points: int) -> None:
     local = threading.local()
     workers: list[Worker] = []
 
@@ -292,7 +320,7 @@ def _run_all(cache: RenderCache, assets: Sequence[Asset], count: int, timeout_s:
             local.worker = Worker()
             workers.append(local.worker)
         if not stopping.is_set():
-            cache.render_one(asset, local.worker, timeout_s)
+            cache.render_one(asset, local.worker, timeout_s, surface_points)
 
     stopping = threading.Event()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -23,6 +23,7 @@ class RenderJob:
         folder: the cache folder that receives the orbits.
         rig: the cameras, as `OrbitRig.as_dict` gives them.
         timeout_s: wall-clock limit in seconds.
+        surface_points: points of the true surface to write beside the views; 0 = no true geometry.
     """
 
     uid: str
@@ -33,6 +34,7 @@ class RenderJob:
     folder: str
     rig: dict[str, Any]
     timeout_s: float
+    surface_points: int = 0
 
     def to_json(self) -> str:
         """One line."""

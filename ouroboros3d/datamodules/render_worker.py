@@ -19,14 +19,16 @@ import torch
 from ouroboros3d.datamodules.glb import AssetError, load_glb
 from ouroboros3d.datamodules.orbits import OrbitRig, orbit_name, write_orbit
 from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
+from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED, TrueGeometry, write_true_geometry
 from ouroboros3d.renderers.meshes import MeshRenderer
+from ouroboros3d.renderers.surfaces import sample_surface
 
 # What one object may use; a desk-scale object needs well under 1 GiB.
 MEMORY_LIMIT_BYTES = 6 * 2**30
 
 
 def render_object(job: RenderJob) -> RenderResult:
-    """Render every orbit of one object that the cache does not hold yet."""
+    """Render every orbit of one object that the cache does not hold yet, and its true geometry if asked for."""
     rig, folder = OrbitRig.from_dict(job.rig), Path(job.folder)
     try:
         mesh, scale, offset = load_glb(Path(job.path)).normalised()
@@ -36,6 +38,7 @@ def render_object(job: RenderJob) -> RenderResult:
     orbits = [rig.cameras(job.uid, orbit) for orbit in range(rig.orbits)]
     try:
         views = [renderer.straight(mesh, cameras, rig.image_size, rig.image_size) for cameras in orbits]
+        surface = sample_surface(mesh, job.surface_points, SAMPLING_SEED) if job.surface_points else None
     except (ValueError, RuntimeError, MemoryError) as error:
         return RenderResult("render", f"{type(error).__name__}: {error}")
     if not any(bool((rendering.alpha > 0.5).any()) for rendering in views):
@@ -56,6 +59,9 @@ def render_object(job: RenderJob) -> RenderResult:
                 details=details
                 | {"orbit": {"elevation_deg": elevations[orbit], "radius": rig.radius, "num_views": rig.views}},
             )
+        if surface is not None:
+            coordinates = views[0].coordinates[0].permute(0, 2, 3, 1)
+            write_true_geometry(folder / orbit_name(job.uid, 0), TrueGeometry(surface, coordinates))
     except OSError as error:
         return RenderResult("write", str(error))
     return RenderResult("done")
