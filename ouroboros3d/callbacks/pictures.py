@@ -20,6 +20,11 @@ def to_image(picture: Tensor) -> Image.Image:
     return Image.fromarray((picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
+def strip(images_01: Tensor) -> Tensor:
+    """Images [V, 3, H, W] side by side as one picture [3, H, V * W]."""
+    return torch.cat(list(images_01), dim=-1)
+
+
 def comparison_sheet(generation: Generation, renders: Tensor, batch: MultiviewBatch, most: int = 4) -> Tensor:
     """One picture [3, height, width]: an object a row band of three rows, all V + T cameras from left to right.
 

@@ -3,12 +3,11 @@
 import logging
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import print as rich_print
 
 from ouroboros3d.batch import MultiviewBatch
-from ouroboros3d.callbacks.pictures import save_gif, to_image, turntable
+from ouroboros3d.callbacks.pictures import save_gif, strip, to_image, turntable
 from ouroboros3d.gaussians import save_ply
 from ouroboros3d.lightning_modules.image_to_3d import Generation, ImageTo3D
 
@@ -43,7 +42,7 @@ class PredictionWriter(Callback):
         for index, uid in enumerate(batch.uids):
             folder = Path(log_dir) / "predictions" / uid
             folder.mkdir(parents=True, exist_ok=True)
-            to_image(torch.cat(list(outputs.views_01[index]), dim=-1)).save(folder / "views.png")
+            to_image(strip(outputs.views_01[index])).save(folder / "views.png")
             for view, picture in enumerate(outputs.views_01[index]):
                 to_image(picture).save(folder / f"view_{view:02d}.png")
             gaussians = outputs.gaussians[index : index + 1]

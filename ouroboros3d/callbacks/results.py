@@ -1,51 +1,85 @@
-"""What `test` leaves behind: results.csv (a row an object), results.json (the summary), pictures and a table.
+"""What `test` leaves behind: results.json (the summary), results.csv (a row an object), steps.csv, objects/, a table.
 
 Results of another split than the test objects are named after it, such as results_train.json.
 """
 
 import csv
-import hashlib
 import json
-import os
-import subprocess
-import time
-from datetime import datetime, timezone
-from importlib import metadata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
 from ouroboros3d.batch import MultiviewBatch
-from ouroboros3d.callbacks.pictures import comparison_sheet, to_image
-from ouroboros3d.callbacks.statistics import peak_memory_mib
-from ouroboros3d.lightning_modules.image_to_3d import Evaluation, Generation, ImageTo3D
-from ouroboros3d.metrics.images import best_constant_psnr, foreground_moments
+from ouroboros3d.callbacks.journal import Journal
+from ouroboros3d.callbacks.pictures import comparison_sheet, strip, to_image
+from ouroboros3d.callbacks.protocol import VOLATILE, protocol
+from ouroboros3d.callbacks.statistics import peak_memory_mib, reset_peak_memory
+from ouroboros3d.callbacks.step_curves import StepCurves, mean_curves
+from ouroboros3d.gaussians import save_ply
+from ouroboros3d.lightning_modules.image_to_3d import Evaluation, ImageTo3D
+from ouroboros3d.metrics.images import best_constant_psnr, foreground_moments, load_lpips_or_explain
 
-_PACKAGES = ("torch", "lightning", "diffusers", "easypytorch3d", "ouroboros3d")
-_SHOWN = {
-    "mv": "generated views",
-    "render": "renders, same cameras",
-    "novel": "renders, novel cameras",
-}
+_SHOWN = {"mv": "generated views", "render": "renders", "novel": "renders, novel"}
 
 
 class ResultsWriter(Callback):
-    """Collect every object's values during `test`, write them into the run and print the table.
+    """Measure every object during `test`, write its row at once, and the results at the end.
 
-    Values are averaged once an object: mean over its views, then over objects.
+    Values are averaged once an object: mean over its views, then over objects. A test that was interrupted goes on
+    where it stopped; several processes share the objects and write the results of one.
+
+    `settings` is what the command line adds to the protocol: the checkpoint, `config_hash` and `training_seed`.
     """
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self._started = 0.0
+        self.settings: dict[str, Any] = {}
+        self._header: dict[str, Any] = {}
+        self._kept: list[dict[str, Any]] = []
+        self._new: list[dict[str, Any]] = []
+        self._curves: StepCurves | None = None
+        self._journal: Journal | None = None
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start afresh."""
-        self.rows = []
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take over what an interrupted test of the same identity has measured, and skip those objects.
+
+        Raises:
+            ValueError: another process tests this run.
+        """
+        if stage != "test":
+            return
+        assert isinstance(pl_module, ImageTo3D)
+        lpips = load_lpips_or_explain(pl_module.reconstruction_loss.settings.lpips_net)
+        if lpips is not None:
+            pl_module.evaluator.use_lpips(lpips)
+        assert trainer.log_dir is not None
+        self._folder = Path(trainer.log_dir)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._header = protocol(trainer, pl_module, self._folder, self.settings)
+        split = self._header["split"]
+        self._suffix = "" if split == "test" else f"_{split}"
+        same = {name: value for name, value in self._header.items() if name not in VOLATILE}
+        self._journal = Journal(self._folder, f"results{self._suffix}", json.dumps(same, sort_keys=True))
+        if trainer.is_global_zero:
+            self._journal.lock()
+        self._kept, self._new = self._journal.read(), []
+        trainer.strategy.barrier("the journal has been read by all")
+        if trainer.is_global_zero:
+            self._journal.restart(self._kept)
+        trainer.strategy.barrier("the journal starts anew")
+        done = [entry["row"]["uid"] for entry in self._kept]
+        data = trainer.datamodule  # type: ignore[attr-defined] # set at run time
+        if set(done) >= set(data.tested_uids()):  # Lightning runs no test without a batch: measure the last one again
+            self._kept = [entry for entry in self._kept if entry["row"]["uid"] != done[-1]]
+            done = [uid for uid in done if uid != done[-1]]
+        data.skipped = frozenset(done)
+        if done and trainer.is_global_zero:
+            print(f"test: {len(done)} objects were tested before it was interrupted", flush=True)
 
     def on_test_batch_start(
         self,
@@ -55,8 +89,11 @@ class ResultsWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Start the clock of a batch."""
-        self._started = time.perf_counter()
+        """Watch the sampler."""
+        assert isinstance(pl_module, ImageTo3D)
+        reset_peak_memory()
+        self._curves = StepCurves(pl_module, batch) if pl_module.evaluator.settings.step_curves else None
+        pl_module.observers = [self._curves] if self._curves else []
 
     def on_test_batch_end(
         self,
@@ -67,149 +104,167 @@ class ResultsWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a batch's rows and write its pictures."""
-        seconds = (time.perf_counter() - self._started) / len(batch)
-        generation, renders, values = outputs
-        folder = _pictures(trainer)
+        """Write a batch's pictures, Gaussians and rows."""
+        assert isinstance(pl_module, ImageTo3D)
+        pl_module.observers = []
+        memory = peak_memory_mib()
         for index, uid in enumerate(batch.uids):
-            row = {"uid": uid, **{name: value[index].item() for name, value in values.items()}}
-            moments = foreground_moments(batch.target_images_01[index], batch.target_alpha[index] > 0.5).cpu()
-            self.rows.append({**row, "moments": moments, "seconds": seconds, "batch_size": len(batch)})
-            one = Generation(generation.views_01[index : index + 1], generation.gaussians[index : index + 1])
-            to_image(comparison_sheet(one, renders[index : index + 1], _object(batch, index))).save(
-                folder / f"{uid}.png"
-            )
+            finite = self._write_object(outputs, batch, index)
+            row: dict[str, Any] = {"uid": uid}
+            if finite:  # renderers leave out what is not, so a render of it would look like a poor prediction
+                row |= {name: value[index].item() for name, value in outputs.values.items()}
+            if finite and outputs.alignment is not None:
+                row["alignment_matrix"] = outputs.alignment[index].flatten().tolist()
+            row |= {**outputs.generation.cost, "peak_memory_mib": memory, "batch_size": len(batch)}
+            row["status"] = "ok" if finite else "the prediction is not finite"
+            moments = foreground_moments(batch.target_images_01[index], batch.target_alpha[index] > 0.5)
+            entry = {
+                "row": row,
+                "moments": moments.tolist(),
+                "steps": self._curves.of_object(index) if finite and self._curves else [],
+            }
+            self._new.append(entry)
+            assert self._journal is not None
+            self._journal.append(trainer.global_rank, entry)
+
+    def _write_object(self, outputs: Evaluation, batch: MultiviewBatch, index: int) -> bool:
+        """Leave what one object looks like; False where the prediction is not finite."""
+        uid, one = batch.uids[index], batch.object(index)
+        generation, renders = outputs.generation.object(index), outputs.renders_01[index : index + 1]
+        gaussians = generation.gaussians.transform(one.object_from_batch)
+        if not bool(torch.isfinite(torch.cat([gaussians.means.flatten(), renders.flatten()])).all()):
+            return False
+        folder = self._folder / f"objects{self._suffix}" / uid
+        pictures = self._folder / "pictures"
+        for path in (folder, pictures):
+            path.mkdir(parents=True, exist_ok=True)
+        to_image(comparison_sheet(generation, renders, one)).save(pictures / f"{uid}.png")
+        to_image(strip(generation.views_01[0])).save(folder / "views.png")
+        to_image(strip(renders[0])).save(folder / "renders.png")
+        to_image(strip(torch.cat([one.images_01[0], one.target_images_01[0]]))).save(folder / "truth.png")
+        save_ply(gaussians, folder / "gaussians.ply", comments=["frame object", f"run {self._header['run_id']}"])
+        return True
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather all ranks' rows, write the files on the first and print where they are."""
-        assert isinstance(pl_module, ImageTo3D)
-        rows = self.rows
+        """Gather all processes' rows, write the files on the first and print where they are."""
+        entries = self._kept + self._new
+        self._write(trainer, entries)
+        self._journal.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let the next test of this run begin; what was measured is kept for it."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def _write(self, trainer: Trainer, entries: list[dict[str, Any]]) -> None:
+        assert self._journal is not None
         if trainer.world_size > 1:
             gathered: list[list[dict[str, Any]]] = [[] for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(gathered, rows)
-            # A sampler pads the last batch by repeating objects; each counts once.
-            rows = list({row["uid"]: row for part in gathered for row in part}.values())
-        pictures = _pictures(trainer)  # a broadcast: every rank has to ask
+            torch.distributed.all_gather_object(gathered, entries)
+            entries = [entry for part in gathered for entry in part]
         if not trainer.is_global_zero:
             return
-        folder = pictures.parent
-        rows = sorted(rows, key=lambda row: str(row["uid"]))
-        constant = best_constant_psnr(torch.stack([row.pop("moments") for row in rows])).nanmean(1)
+        # A sampler pads the last batch by repeating objects; each counts once.
+        entries = sorted({entry["row"]["uid"]: entry for entry in entries}.values(), key=lambda e: str(e["row"]["uid"]))
+        rows = [entry["row"] for entry in entries]
+        constant = best_constant_psnr(torch.tensor([entry["moments"] for entry in entries])).nanmean(1)
         for row, value in zip(rows, constant.tolist(), strict=True):
             row["constant_psnr_foreground"] = value
-        header = protocol(trainer, pl_module, rows, folder)
-        means = {name: _mean(rows, name) for name in rows[0] if isinstance(rows[0][name], float)}
-        stem = "results" if header["split"] == "test" else f"results_{header['split']}"
-        _write(folder / f"{stem}.json", json.dumps({**header, "objects": len(rows), "mean": means}, indent=2) + "\n")
-        with (folder / f"{stem}.csv.part").open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*rows[0], *header])
-            writer.writeheader()
-            # A missing value is empty, never 0 or nan.
-            flat = {name: _cell(value) for name, value in header.items()}
-            writer.writerows({**{name: _cell(value) for name, value in row.items()}, **flat} for row in rows)
-        (folder / f"{stem}.csv.part").replace(folder / f"{stem}.csv")
+        failed = trainer.datamodule.failed  # type: ignore[attr-defined]
+        rows += [{"uid": uid, "status": reason} for uid, reason in sorted(failed.items())]
+        means = _means(rows)
+        curves = mean_curves([entry["steps"] for entry in entries if entry["steps"]])
+        self._write_files(rows, entries, means)
+        self._journal.remove()
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, value in means.items():
+                    logger.experiment.add_scalar(f"test/{name}", value)
+                for point in curves:
+                    for name in point.keys() - {"step", "sigma"}:
+                        logger.experiment.add_scalar(f"steps/{name}", point[name], point["step"])
         console = Console()
-        console.print(results_table(header["method"], means, len(rows), header["split"]))
-        console.print(f"results:     {folder / stem}.json\npictures:    {pictures}", highlight=False)
-        console.print(f"tensorboard: tensorboard --logdir {folder.parents[1]}", highlight=False, soft_wrap=True)
+        console.print(results_table(self._header["method"], means, len(entries), self._header["split"]))
+        for what, path in {
+            "results": self._folder / f"results{self._suffix}.json",
+            "objects": self._folder / f"objects{self._suffix}",
+            "tensorboard": f"tensorboard --logdir {self._folder.parents[1]}",
+        }.items():
+            console.print(f"{what + ':':12} {path}", highlight=False, soft_wrap=True)
+
+    def _write_files(
+        self, rows: Sequence[dict[str, Any]], entries: Sequence[dict[str, Any]], means: dict[str, float]
+    ) -> None:
+        failed = sum(row["status"] != "ok" for row in rows)
+        summary = {**self._header, "objects": len(rows), "failed": failed, "mean": means}
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        header = {name: _cell(value) for name, value in self._header.items()}
+        _write_csv(
+            self._folder / f"results{self._suffix}.csv",
+            [*names, *header],
+            ({**{name: _cell(row.get(name)) for name in names}, **header} for row in rows),
+        )
+        steps = [{"uid": entry["row"]["uid"], **point} for entry in entries for point in entry["steps"]]
+        if steps:
+            lines = ({name: _cell(value) for name, value in point.items()} for point in steps)
+            _write_csv(self._folder / f"steps{self._suffix}.csv", list(steps[0]), lines)
+        # Last, because its presence says that the test is complete.
+        _replace(self._folder / f"results{self._suffix}.json", json.dumps(summary, indent=2) + "\n")
 
 
 def results_table(method: str, means: dict[str, float], objects: int, split: str) -> Table:
-    """The means of one run as a table."""
-    table = Table(title=f"{method}: mean over {objects} {split} objects")
-    columns = ["psnr", "psnr_foreground", "ssim", "lpips"]
-    for column in ("", "PSNR dB", "PSNR dB, foreground", "SSIM", "LPIPS"):
-        table.add_column(column, justify="left" if not column else "right")
+    """The means of one run as a table, readable at 80 columns."""
+    table = Table(title=f"{method}: mean over {objects} {split} objects", caption_justify="left")
+    columns = {
+        "psnr": "PSNR dB",
+        "psnr_foreground": "of the object",
+        "ssim": "SSIM",
+        "lpips": "LPIPS",
+        "mask_iou": "mask IoU",
+    }
+    table.add_column("")
+    for title in columns.values():
+        table.add_column(title, justify="right", no_wrap=True)
     for prefix, title in _SHOWN.items():
         cells = [means.get(f"{prefix}_{column}") for column in columns]
         table.add_row(title, *("-" if cell is None else f"{cell:.3f}" for cell in cells))
-    table.add_row("best constant image", "-", f"{means['constant_psnr_foreground']:.3f}", "-", "-")
+    table.add_row("best constant image", "-", f"{means['constant_psnr_foreground']:.3f}", "-", "-", "-")
+    if "chamfer" in means:
+        scores = ", ".join(f"{name.removeprefix('fscore@')}: {means[name]:.3f}" for name in means if "fscore" in name)
+        table.caption = (
+            f"surface: Chamfer {means['chamfer']:.4f}, normal consistency {means['normal_consistency']:.3f}\n"
+            f"F-score within {scores}"
+        )
     return table
 
 
-def protocol(trainer: Trainer, module: ImageTo3D, rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """What the values were measured under (FORMATS 4.2), the same for every row of a run."""
-    settings, data = module.sampler, trainer.datamodule  # type: ignore[attr-defined]
-    checkpoint = trainer.ckpt_path
-    uids = [str(row["uid"]) for row in rows]
-    return {
-        "run_id": "/".join(folder.parts[-2:]),
-        "method": type(module).__name__,
-        "git_commit": _git_commit(),
-        "checkpoint": str(checkpoint) if checkpoint else "",
-        "checkpoint_sha256": _sha256(Path(checkpoint)) if checkpoint else "",
-        "dataset": str(getattr(data, "root", None) or "bundled"),
-        "split": data.test_split,
-        "split_sha256": hashlib.sha256("\n".join(uids).encode()).hexdigest(),
-        "timestamp": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "package_versions": " ".join(f"{name}={metadata.version(name)}" for name in _PACKAGES),
-        "seed": settings.seed,
-        "resolution": data.rig.image_size,
-        "background": data.background,
-        "views": data.num_views,
-        "ssim_data_range": 1.0,
-        "lpips_net": module.reconstruction_loss.settings.lpips_net if "mv_lpips" in rows[0] else "",
-        "sampler": "euler",
-        "steps": settings.num_steps,
-        "guidance_min": settings.guidance_min,
-        "guidance_max": settings.guidance_max,
-        "guidance_shape": settings.guidance_shape,
-        "feedback_maps": " ".join(module.unet.feedback_maps),
-        "peak_memory_mib": round(peak_memory_mib(), 1),
-        "device": str(module.device),
-        "status": "ok",
-    }
-
-
-def _object(batch: MultiviewBatch, index: int) -> MultiviewBatch:
-    one = slice(index, index + 1)
-    return MultiviewBatch(
-        batch.uids[one],
-        batch.images_01[one],
-        batch.alpha[one],
-        batch.cameras[one],
-        batch.target_images_01[one],
-        batch.target_alpha[one],
-        batch.target_cameras[one],
-        batch.background[one],
-        batch.object_from_batch[one],
-    )
-
-
-def _pictures(trainer: Trainer) -> Path:
-    assert trainer.log_dir is not None
-    folder = Path(trainer.log_dir) / "pictures"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _mean(rows: list[dict[str, Any]], name: str) -> float:
-    values = torch.tensor([row[name] for row in rows])
-    return values.nanmean().item()
+def _means(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Means of all numbers over the objects that have them."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and value == value:
+                values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 def _cell(value: object) -> object:
-    return "" if isinstance(value, float) and value != value else value
+    """A value as a cell of a CSV file: a missing one is empty, never 0 or nan; a list keeps its brackets."""
+    if value is None or value != value:
+        return ""
+    return json.dumps(value) if isinstance(value, list) else value
 
 
-def _write(path: Path, text: str) -> None:
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, object]]) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
     part.replace(path)
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _git_commit() -> str:
-    """The commit of the source tree that runs, empty where it is an installed copy without one."""
-    command = ["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)

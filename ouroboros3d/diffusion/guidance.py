@@ -58,6 +58,8 @@ class GuidedDenoiser:
         network: the raw network F.
         conditions: of B objects.
         guidance: [V] scales; where all are 1 only the conditional branch runs.
+
+    `evaluations` counts the network's evaluations of one object so far, two a call where it is guided.
     """
 
     def __init__(self, network: DenoisingNetwork, conditions: Conditions, guidance: Tensor) -> None:
@@ -65,9 +67,11 @@ class GuidedDenoiser:
         self.guided = bool((guidance != 1).any())
         self.conditions = conditions.with_unconditional() if self.guided else conditions
         self.guidance = guidance.to(conditions.image_latents.device)
+        self.evaluations = 0
 
     def __call__(self, noisy: Tensor, sigma: Tensor, feedback: Feedback | None) -> Estimate:
         """Estimate the clean latents of noisy [B, V, C, h, w] at one noise level sigma []."""
+        self.evaluations += 2 if self.guided else 1
         if not self.guided:
             z0 = denoise(self.network, noisy, sigma.expand(noisy.shape[0]), self.conditions, feedback)
             return Estimate.combine((z0,), self.guidance)

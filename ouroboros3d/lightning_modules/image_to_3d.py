@@ -1,6 +1,8 @@
 """The base of all variants: what they share in training, sampling, validation, test and prediction."""
 
 import hashlib
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,12 +31,13 @@ from ouroboros3d.diffusion.preconditioning import (
     draw_training_sigmas,
     per_sample,
 )
-from ouroboros3d.diffusion.sampling import AfterEstimate, Observer, karras_sigmas, sample, unchanged
+from ouroboros3d.diffusion.sampling import AfterEstimate, Observer, Step, karras_sigmas, sample, unchanged
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.lightning_modules.augmentation import augment_views
+from ouroboros3d.lightning_modules.evaluation import EvaluationSettings, Evaluator
 from ouroboros3d.lightning_modules.losses import ReconstructionLoss, ReconstructionLossSettings
 from ouroboros3d.lightning_modules.weights import adapted, initialise, meaning
-from ouroboros3d.metrics.images import load_lpips_or_explain, psnr, ssim
+from ouroboros3d.metrics.per_object import PerObject
 from ouroboros3d.networks.codecs import ImageCodec
 from ouroboros3d.networks.image_encoder import ImageEncoder
 from ouroboros3d.networks.lgm import LGM
@@ -42,12 +45,8 @@ from ouroboros3d.networks.multiview_unet import MultiviewUNet
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.rendering import Rendering
 
-# What `evaluate` always measures: generated views, renders at their cameras, renders at novel cameras, and their gap.
-QUALITY = (
-    *(f"{what}_{value}" for what in ("mv", "render", "novel") for value in ("psnr", "psnr_foreground", "ssim")),
-    "gap_psnr",
-    "truncated_pixels",
-)
+# What a generation counts of itself, besides the network's evaluations.
+_CALLS = ("vae_decodes", "vae_encodes", "recon_calls", "render_calls")
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,19 @@ class Generation(NamedTuple):
 
     views_01: [B, V, 3, H, W] the generated views in [0, 1].
     gaussians: [B, N] their reconstruction, in the input-relative frame.
+    cost: of one object by name: `nfe` evaluations of F (each of all V views; two a guided step), `vae_decodes` and
+        `vae_encodes` views, `recon_calls` of R, `render_calls` images, and `seconds` of the batch divided by B. What
+        observers do is not in it.
     """
 
     views_01: Tensor
     gaussians: Gaussians
+    cost: dict[str, float]
+
+    def object(self, index: int) -> "Generation":
+        """The generation of one object."""
+        one = slice(index, index + 1)
+        return Generation(self.views_01[one], self.gaussians[one], self.cost)
 
 
 class Evaluation(NamedTuple):
@@ -92,11 +100,13 @@ class Evaluation(NamedTuple):
     generation: of the batch.
     renders_01: [B, V + T, 3, H, W] of its Gaussians at the input and the novel cameras.
     values: [B] by name, see `evaluate`.
+    alignment: [B, 4, 4] of the reconstruction to the true surface in the object's frame, or None without one.
     """
 
     generation: Generation
     renders_01: Tensor
     values: dict[str, Tensor]
+    alignment: Tensor | None
 
 
 class Draw(NamedTuple):
@@ -129,6 +139,7 @@ class ImageTo3D(LightningModule):
         optimizer: of all trainable parameters.
         sampler: settings of the sampler.
         reconstruction_loss: weights of the reconstruction loss.
+        evaluation: how geometry is compared in tests.
         base_weights: where training starts: `bundled` (desk scale), a safetensors file of base weights, a checkpoint of
             this project (staged ones fit every variant), or null for random weights.
         train: the parts that are trained; without exchange a loss that trains none of them is not computed.
@@ -149,6 +160,7 @@ class ImageTo3D(LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         sampler: SamplerSettings = SamplerSettings(),
         reconstruction_loss: ReconstructionLossSettings = ReconstructionLossSettings(),  # noqa: B008 - frozen
+        evaluation: EvaluationSettings = EvaluationSettings(),  # noqa: B008 - frozen
         base_weights: str | None = "bundled",
         train: tuple[Literal["unet", "reconstructor", "image_encoder"], ...] = ("unet", "reconstructor"),
         guidance_dropout: float = 0.1,
@@ -185,9 +197,10 @@ class ImageTo3D(LightningModule):
         for parameter in self.reconstructor.parameters():
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        # One metric object per logged name: means over objects, right for uneven batches and several processes.
-        self.quality = torch.nn.ModuleDict({name: MeanMetric(nan_strategy="ignore") for name in QUALITY})
-        self._lpips_metric: list[torch.nn.Module] = []  # outside the module tree: it belongs in no checkpoint
+        self.evaluator = Evaluator(evaluation)
+        self.truncated_pixels = MeanMetric()
+        self.observers: Sequence[Observer] = ()  # look at the sampler's steps in `evaluate`; set from outside
+        self._calls: Counter[str] = Counter()  # of the generation that runs
 
     # ---------------------------------------------------------------------------------------------- the two hooks
 
@@ -252,8 +265,36 @@ class ImageTo3D(LightningModule):
         height, width = batch.images_01.shape[-2:]
         return self.render(gaussians, cameras, (height, width), batch.background)
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, V, 3, H, W] of latents [B, V, C, h, w], counted in the generation's cost."""
+        self._calls["vae_decodes"] += latents.shape[1]
+        return self.codec.decode(latents)
+
+    def encode(self, images_01: Tensor) -> Tensor:
+        """Latents [B, V, C, h, w] of images [B, V, 3, H, W], counted in the generation's cost."""
+        self._calls["vae_encodes"] += images_01.shape[1]
+        return self.codec.encode(images_01)
+
+    def reconstruct(self, views: Tensor, cameras: Cameras, sigma: Tensor | None = None) -> Gaussians:
+        """Gaussians [B, N] of views [B, V, 3, H, W], counted in the generation's cost.
+
+        Args:
+            views: decoded estimates, or clean views.
+            cameras: [B, V].
+            sigma: [] the noise level that the views were estimated at; None = clean. Only a variant that trains R on
+                estimates tells R about it.
+        """
+        self._calls["recon_calls"] += 1
+        gaussians: Gaussians = self.reconstructor(views, cameras, self.noise_input(sigma, views.shape[0]))
+        return gaussians
+
+    def noise_input(self, sigma: Tensor | None, objects: int) -> Tensor | None:
+        """What R is told [B] of estimates at noise level sigma []. Here nothing: R was trained on clean views alone."""
+        return None
+
     def render(self, gaussians: Gaussians, cameras: Cameras, size: tuple[int, int], background: Tensor) -> Rendering:
         """Render, and remember the largest share of pixels that were cut off since it was last logged."""
+        self._calls["render_calls"] += cameras.shape[1]
         rendering: Rendering = self.renderer(gaussians, cameras, *size, background)
         cut = rendering.truncated_fraction.detach()
         self._truncated = cut if self._truncated is None else torch.maximum(self._truncated, cut)
@@ -282,6 +323,16 @@ class ImageTo3D(LightningModule):
             uids: B names; an object's noise depends on its name and the seed alone, not on its batch or variant.
             observers: look at each sampler step.
         """
+        self._calls.clear()
+        started, watched = self._now(), 0.0
+
+        def observe(step: Step) -> None:
+            nonlocal watched
+            before = self._now()
+            for observer in observers:
+                observer(step)
+            watched += self._now() - before
+
         size = (image_01.shape[-2], image_01.shape[-1])
         settings, count = self.sampler, image_01.shape[0]
         shape = (self.codec.latent_channels, *(side // self.codec.downscale for side in size))
@@ -293,15 +344,29 @@ class ImageTo3D(LightningModule):
         guidance = view_guidance(
             cameras.shape[1], settings.guidance_min, settings.guidance_max, settings.guidance_shape
         )
+        denoiser = GuidedDenoiser(self.unet, conditions, guidance)
         latents = sample(
-            GuidedDenoiser(self.unet, conditions, guidance),
+            denoiser,
             noise,
             karras_sigmas(settings.num_steps, settings.sigma_min, settings.sigma_max),
             after_estimate=self.after_estimate(cameras, background, size),
-            observers=observers,
+            observers=[observe] if observers else [],
         )
-        views = self.codec.decode(latents).clamp(0, 1)
-        return Generation(views, self.reconstructor(views, cameras))
+        views = self.decode(latents).clamp(0, 1)
+        gaussians = self.reconstruct(views, cameras)
+        cost: dict[str, float] = {name: self._calls[name] for name in _CALLS}
+        cost |= {"nfe": denoiser.evaluations, "seconds": (self._now() - started - watched) / count}
+        return Generation(views, gaussians, cost)
+
+    def _now(self) -> float:
+        """Seconds of a clock, read when the device has done what it was told."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def sampling_protocol(self) -> dict[str, Any]:
+        """What the variant does between the sampler's steps, as a result row states it (FORMATS 4.2)."""
+        return {"projection_steps": [], "feedback_steps": [], "blend": None}
 
     # ---------------------------------------------------------------------------------------------- Lightning's steps
 
@@ -338,9 +403,8 @@ class ImageTo3D(LightningModule):
             self.log(f"val/{name}_loss", loss, batch_size=len(batch), sync_dist=True)
         evaluation = self.evaluate(batch)
         for name, value in evaluation.values.items():
-            metric = self.quality[name]
-            assert isinstance(metric, MeanMetric)
-            metric.update(value)
+            metric = self.evaluator.metrics.get(name, self.truncated_pixels)
+            metric.add(value) if isinstance(metric, PerObject) else metric.update(value)
             self.log(f"val/{name}", metric, prog_bar=name == "novel_psnr_foreground", batch_size=len(batch))
         return evaluation
 
@@ -357,35 +421,18 @@ class ImageTo3D(LightningModule):
     def evaluate(self, batch: MultiviewBatch) -> Evaluation:
         """Generate and compare with the ground truth.
 
-        Values [B] by name: `mv_*` of the generated views (without the input view), `render_*` of the Gaussians at the
-        same cameras, `novel_*` of the Gaussians at the novel cameras; `*_foreground` counts only pixels of the object;
-        `gap_psnr` is the agreement of generated views and renders, `truncated_pixels` the largest share of pixels cut
-        off in any render on the way.
+        Values [B] by name: those of `Evaluator.images`, with a batch that has true geometry also those of
+        `Evaluator.geometry`, and `truncated_pixels`, the largest share of pixels cut off in any render on the way.
         """
-        generation = self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)
-        renders = self.render_all(generation.gaussians, batch).colour.clamp(0, 1)
-        views = batch.cameras.shape[1]
-        pairs = {
-            "mv": (generation.views_01[:, 1:], batch.images_01[:, 1:], batch.alpha[:, 1:] > 0.5),
-            "render": (renders[:, 1:views], batch.images_01[:, 1:], batch.alpha[:, 1:] > 0.5),
-            "novel": (renders[:, views:], batch.target_images_01, batch.target_alpha > 0.5),
-        }
-        values: dict[str, Tensor] = {}
-        for name, (images, targets, mask) in pairs.items():
-            values[f"{name}_psnr"] = psnr(images, targets).mean(1)
-            values[f"{name}_psnr_foreground"] = psnr(images, targets, mask).nanmean(1)
-            values[f"{name}_ssim"] = ssim(images, targets).mean(1)
-            for lpips in self._lpips_metric:
-                distance = lpips(images.flatten(0, 1) * 2 - 1, targets.flatten(0, 1) * 2 - 1)
-                values[f"{name}_lpips"] = distance.view(len(batch), -1).mean(1)
+        generation = self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids, self.observers)
+        rendering = self.render_all(generation.gaussians, batch)
+        values = self.evaluator.images(batch, generation.views_01, rendering)
+        alignment = None
+        if batch.surface is not None:
+            geometry, alignment = self.evaluator.geometry(batch, generation.gaussians, rendering, self.renderer)
+            values |= geometry
         values["truncated_pixels"] = self.truncated().expand(len(batch))
-        values["gap_psnr"] = psnr(generation.views_01, renders[:, :views]).mean(1)
-        return Evaluation(generation, renders, values)
-
-    def on_test_start(self) -> None:
-        """Load LPIPS for the metrics, or say in one line that it is left out."""
-        lpips = load_lpips_or_explain(self.reconstruction_loss.settings.lpips_net)
-        self._lpips_metric = [] if lpips is None else [lpips.to(self.device)]
+        return Evaluation(generation, rendering.colour.clamp(0, 1), values, alignment)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of shapes
         """The optimiser of all trainable parameters, with warm-up and decay a step."""

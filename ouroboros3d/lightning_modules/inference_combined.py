@@ -73,9 +73,9 @@ class InferenceCombined(ImageTo3D):
             background = torch.full_like(background, 0.5)
 
         def project(latents: Tensor) -> Tensor:
-            gaussians = self.reconstructor(self.codec.decode(latents), cameras)
+            gaussians = self.reconstruct(self.decode(latents), cameras)
             renders = self.render(gaussians, cameras, size, background).colour.clamp(0, 1)
-            projected = torch.lerp(latents, self.codec.encode(renders), settings.blend)
+            projected = torch.lerp(latents, self.encode(renders), settings.blend)
             if settings.views == "novel":
                 projected[:, 0] = latents[:, 0]
             return projected
@@ -89,3 +89,8 @@ class InferenceCombined(ImageTo3D):
             return Estimate.combine(branches, estimate.guidance).z0, None
 
         return hook
+
+    def sampling_protocol(self) -> dict[str, Any]:
+        """The steps that project, and how much."""
+        steps = sorted(self.projection.steps(self.sampler.num_steps))
+        return {**super().sampling_protocol(), "projection_steps": steps, "blend": self.projection.blend}

@@ -79,12 +79,21 @@ class Recursive(ImageTo3D):
         def hook(index: int, sigma: Tensor, estimate: Estimate) -> tuple[Tensor, Feedback | None]:
             last = index == self.sampler.num_steps - 1
             if self.unet.feedback_maps and index % self.feedback_every == 0 and not last:
-                c_noise = scalings(sigma.expand(estimate.z0.shape[0])).c_noise
-                gaussians = self.reconstructor(self.codec.decode(estimate.z0), cameras, c_noise)
+                gaussians = self.reconstruct(self.decode(estimate.z0), cameras, sigma)
                 kept[0] = self.feedback(self.render(gaussians, cameras, size, background), cameras.shape[1])
             return estimate.z0, kept[0]
 
         return hook
+
+    def noise_input(self, sigma: Tensor | None, objects: int) -> Tensor | None:
+        """c_noise [B] of the noise level: R is trained on estimates too."""
+        return None if sigma is None else scalings(sigma.expand(objects)).c_noise
+
+    def sampling_protocol(self) -> dict[str, Any]:
+        """The steps whose estimates become feedback."""
+        last = self.sampler.num_steps - 1
+        steps = list(range(0, last, self.feedback_every)) if self.unet.feedback_maps else []
+        return {**super().sampling_protocol(), "feedback_steps": steps}
 
     def feedback(self, rendering: Rendering, views: int) -> dict[str, Tensor]:
         """The maps [B, V, 3, H, W] in [0, 1] that the network wants, from the first V views of a rendering."""

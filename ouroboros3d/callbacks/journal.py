@@ -1,0 +1,85 @@
+"""Rows of an unfinished test, so that an interrupted one goes on where it stopped."""
+
+import fcntl
+import json
+from pathlib import Path
+from typing import IO, Any
+
+
+class Journal:
+    """A file of JSON lines for each process of a test, kept until the results are written.
+
+    The first line of a file is the identity of its test: rows that were measured under another checkpoint, on other
+    objects or with other settings are never taken over.
+
+    Args:
+        folder: of the run.
+        stem: of the results' names, such as `results`.
+        identity: of the test, a short text.
+    """
+
+    def __init__(self, folder: Path, stem: str, identity: str) -> None:
+        self.folder = folder
+        self.stem = stem
+        self.identity = identity
+        self._file: IO[str] | None = None
+        self._lock: IO[str] | None = None
+
+    def lock(self) -> None:
+        """Keep other tests out of this run's results until `close`, or until this process ends.
+
+        Raises:
+            ValueError: another process tests this run.
+        """
+        self._lock = (self.folder / f".{self.stem}.lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"test: expected no other test of {self.folder}, got one that is running; wait for it, or give "
+                "this one a folder of its own with --version."
+            ) from error
+
+    def read(self) -> list[dict[str, Any]]:
+        """The entries of all processes of an interrupted test with this identity; an unfinished line is left out."""
+        entries = []
+        for path in self._paths():
+            lines = path.read_text(errors="replace").split("\n")[:-1]  # what follows the last newline is unfinished
+            if lines[:1] == [self.identity]:
+                entries += [json.loads(line) for line in lines[1:]]
+        return entries
+
+    def restart(self, entries: list[dict[str, Any]]) -> None:
+        """Put all entries of an interrupted test into one file and remove the others."""
+        merged = self._path("kept")
+        part = merged.with_suffix(".tmp")
+        part.write_text("".join(f"{line}\n" for line in [self.identity, *map(json.dumps, entries)]))
+        part.replace(merged)
+        for path in self._paths():
+            if path != merged:
+                path.unlink()
+
+    def append(self, rank: int, entry: dict[str, Any]) -> None:
+        """Add one entry of a process, safe from the process's own end on."""
+        if self._file is None:
+            self._file = self._path(str(rank)).open("w")
+            self._file.write(f"{self.identity}\n")
+        self._file.write(f"{json.dumps(entry)}\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Let another test of this run begin."""
+        for file in (self._file, self._lock):
+            if file is not None:
+                file.close()
+
+    def remove(self) -> None:
+        """Remove the files of all processes: the results are written."""
+        for path in self._paths():
+            path.unlink()
+
+    def _path(self, process: str) -> Path:
+        return self.folder / f"{self.stem}.{process}.jsonl.part"
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.stem}.*.jsonl.part"))

@@ -1,0 +1,96 @@
+"""What a test's values were measured under: the fields of a result row that FORMATS.md 4.2 lists."""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
+
+_PACKAGES = ("torch", "lightning", "diffusers", "easypytorch3d", "ouroboros3d")
+# What differs between two tests that must give the same values.
+VOLATILE = ("timestamp", "device", "world_size")
+
+
+def protocol(trainer: Trainer, module: ImageTo3D, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Identity, protocols of images and geometry, and sampling: the same for every row of a test.
+
+    Args:
+        trainer: after the set-up of a test.
+        module: that is tested.
+        folder: of the run.
+        settings: further fields, which only the command line knows.
+    """
+    sampler, evaluation = module.sampler, module.evaluator.settings
+    data: dict[str, Any] = trainer.datamodule.test_protocol()  # type: ignore[attr-defined] # set at run time
+    geometry = {
+        "point_source": "depth",
+        "depth_size": evaluation.depth_size,
+        "squared": False,
+        "reduction": "unsquared_mean",
+        "normalization": "ours_1.1",
+        "alignment": evaluation.alignment,
+        "yaw_step_deg": None if evaluation.alignment == "none" else evaluation.yaw_step_deg,
+        "align_scale": evaluation.align_scale,
+        "fscore_thresholds": list(evaluation.fscore_thresholds),
+    }
+    return {
+        "run_id": "/".join(folder.parts[-2:]),
+        "experiment": folder.parent.name,
+        "method": type(module).__name__,
+        "git_commit": _git_commit(),
+        **settings,
+        "timestamp": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "package_versions": " ".join(f"{name}={metadata.version(name)}" for name in _PACKAGES),
+        "seed": sampler.seed,
+        **data,
+        "lpips_net": module.reconstruction_loss.settings.lpips_net if module.evaluator.measures_lpips else None,
+        "ssim_data_range": 1.0,
+        **(geometry if data["num_points"] else dict.fromkeys(geometry)),
+        "sampler": "euler",
+        "steps": sampler.num_steps,
+        "sigma_min": sampler.sigma_min,
+        "sigma_max": sampler.sigma_max,
+        "condition_noise": sampler.condition_noise,
+        "guidance_min": sampler.guidance_min,
+        "guidance_max": sampler.guidance_max,
+        "guidance_shape": sampler.guidance_shape,
+        **module.sampling_protocol(),
+        "feedback_maps": list(module.unet.feedback_maps),
+        "published_switches": sorted(_published(module)),
+        "device": str(module.device),
+        "dtype": str(trainer.precision),
+        "world_size": trainer.world_size,
+    }
+
+
+def _published(module: ImageTo3D) -> Iterator[str]:
+    """Names of the switches of METHOD section 7 that stand on the published behaviour."""
+    yield from (name for name, value in vars(module).items() if value == "published")
+    yield from (f"sampler.{name}" for name, value in vars(module.sampler).items() if value == "published")
+    for part, child in module.named_children():
+        yield from (f"{part}.{name}" for name, value in vars(child).items() if value == "published")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree that runs, None where it is an installed copy without one."""
+    command = ["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

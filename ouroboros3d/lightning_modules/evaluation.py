@@ -1,0 +1,159 @@
+"""What a test and a validation measure: every metric of a generation against the ground truth, by name."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ouroboros3d.batch import MultiviewBatch
+from ouroboros3d.gaussians import Gaussians
+from ouroboros3d.metrics.geometry import Alignment, Chamfer, FScore, NormalConsistency, align, surface_distances
+from ouroboros3d.metrics.images import LPIPS, PSNR, SSIM, CoordinateError, MaskIoU
+from ouroboros3d.metrics.per_object import PerObject
+from ouroboros3d.renderers.gaussians import GaussianRenderer
+from ouroboros3d.renderers.rendering import Rendering
+from ouroboros3d.renderers.surfaces import fuse_depth, inspection_cameras
+
+_SEED = 0  # of the choice among fused surface points
+_RADIUS, _FOV_DEG = 1.7417, 39.598  # the default rig, which holds every normalised object in any rotation
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How geometry is compared, and whether the sampler is watched.
+
+    Args:
+        fscore_thresholds: distances tau of F-score@tau, scene units (the object's longest edge is at most 1).
+        alignment: of the reconstruction to the true surface before they are compared: `none`, `yaw` (search about the
+            up axis), or `icp` (after yaw). The distance without it is reported beside it.
+        yaw_step_deg: step of the yaw search in degrees.
+        align_scale: ICP may scale too.
+        depth_size: pixels on the side of the depth maps that are fused to surface points.
+        step_curves: test records quality at every denoising step, at the cost of a reconstruction and a rendering each.
+    """
+
+    fscore_thresholds: tuple[float, ...] = (0.01, 0.02, 0.05)
+    alignment: Alignment = "none"
+    yaw_step_deg: float = 15.0
+    align_scale: bool = False
+    depth_size: int = 128
+    step_curves: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges once.
+
+        Raises:
+            ValueError: a threshold, step or size out of range.
+        """
+        if not all(threshold > 0 for threshold in self.fscore_thresholds):
+            raise ValueError(f"fscore_thresholds: expected distances > 0, got {list(self.fscore_thresholds)}.")
+        if not 0 < self.yaw_step_deg <= 360 or self.depth_size < 8:
+            raise ValueError(
+                "yaw_step_deg, depth_size: expected degrees in (0, 360] and at least 8 pixels, got "
+                f"{self.yaw_step_deg:g} and {self.depth_size}."
+            )
+
+
+class Evaluator(nn.Module):
+    """The metrics by the name of their column; one metric object a name.
+
+    `mv_*` are the generated views (without the input view), `render_*` the Gaussians rendered at the same cameras,
+    `novel_*` at the novel cameras; `*_foreground` counts only pixels of the object; `gap_*` compares generated views
+    with their own reconstruction's renders.
+
+    Args:
+        settings: how geometry is compared.
+    """
+
+    def __init__(self, settings: EvaluationSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.metrics: dict[str, PerObject] = {}
+        for what in ("mv", "render", "novel"):
+            for suffix, foreground in (("", False), ("_foreground", True)):
+                self.metrics[f"{what}_psnr{suffix}"] = PSNR(foreground)
+                self.metrics[f"{what}_ssim{suffix}"] = SSIM(foreground)
+        self.metrics |= {"gap_psnr": PSNR(), "gap_ssim": SSIM()}
+        self.metrics |= {"render_mask_iou": MaskIoU(), "novel_mask_iou": MaskIoU()}
+        self._geometry: dict[str, PerObject] = {"chamfer": Chamfer(), "normal_consistency": NormalConsistency()}
+        self._geometry |= {f"fscore@{threshold:g}": FScore(threshold) for threshold in settings.fscore_thresholds}
+        self._coordinates = CoordinateError()
+        # Lightning logs a metric object only where it finds it among the modules; a name may hold a dot, a key may not.
+        self.registered = nn.ModuleList(self.metrics.values())
+
+    def use_lpips(self, network: nn.Module) -> None:
+        """Measure LPIPS too, from now on, with a loaded network."""
+        for what in ("mv", "render", "novel"):
+            for suffix, foreground in (("", False), ("_foreground", True)):
+                self.metrics[f"{what}_lpips{suffix}"] = LPIPS(network, foreground)
+        self.metrics["gap_lpips"] = LPIPS(network)
+
+    @property
+    def measures_lpips(self) -> bool:
+        """Whether `use_lpips` was called."""
+        return "gap_lpips" in self.metrics
+
+    def images(self, batch: MultiviewBatch, views_01: Tensor, rendering: Rendering) -> dict[str, Tensor]:
+        """Values [B] by name of generated views and renders.
+
+        Args:
+            batch: the ground truth.
+            views_01: [B, V, 3, H, W] generated.
+            rendering: [B, V + T, ...] of their reconstruction.
+        """
+        count = batch.cameras.shape[1]
+        renders, alpha = rendering.colour.clamp(0, 1), rendering.alpha
+        mask, novel_mask = batch.alpha[:, 1:] > 0.5, batch.target_alpha > 0.5
+        pairs = {
+            "mv": (views_01[:, 1:], batch.images_01[:, 1:], mask),
+            "render": (renders[:, 1:count], batch.images_01[:, 1:], mask),
+            "novel": (renders[:, count:], batch.target_images_01, novel_mask),
+            "gap": (views_01, renders[:, :count], batch.alpha > 0.5),
+        }
+        values = {
+            name: metric.values(*pairs[name.split("_")[0]])
+            for name, metric in self.metrics.items()
+            if not isinstance(metric, MaskIoU)
+        }
+        values["render_mask_iou"] = self.metrics["render_mask_iou"].values(alpha[:, 1:count], batch.alpha[:, 1:])
+        values["novel_mask_iou"] = self.metrics["novel_mask_iou"].values(alpha[:, count:], batch.target_alpha)
+        return values
+
+    def geometry(
+        self, batch: MultiviewBatch, gaussians: Gaussians, rendering: Rendering, renderer: GaussianRenderer
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The reconstructed surface, fused from rendered depth, against the true one.
+
+        Args:
+            batch: the ground truth, with surface and coordinates.
+            gaussians: [B, N] the reconstruction.
+            rendering: [B, V + T, ...] of it.
+            renderer: of depth maps.
+
+        Returns:
+            values [B] by name, and the alignment [B, 4, 4] in the object's frame, or None without one.
+        """
+        assert batch.surface is not None
+        assert batch.coordinates is not None
+        settings, views = self.settings, batch.cameras.shape[1]
+        truth = batch.surface.transform(batch.object_from_batch)
+        found = fuse_depth(
+            gaussians.transform(batch.object_from_batch),
+            renderer,
+            inspection_cameras(_RADIUS, _FOV_DEG).to(gaussians.means.device),
+            settings.depth_size,
+            settings.depth_size,
+            truth.points.shape[1],
+            _SEED,
+        )
+        values: dict[str, Tensor] = {}
+        matrix = None
+        distances = surface_distances(found, truth)
+        if settings.alignment != "none":
+            values["chamfer_unaligned"] = self._geometry["chamfer"].values(distances)
+            found, matrix = align(found, truth, settings.alignment, settings.yaw_step_deg, settings.align_scale)
+            distances = surface_distances(found, truth)
+        values |= {name: metric.values(distances) for name, metric in self._geometry.items()}
+        values["coordinate_error"] = self._coordinates.values(
+            rendering.coordinates[:, :views], rendering.alpha[:, :views], batch.coordinates, batch.alpha
+        )
+        return values, matrix

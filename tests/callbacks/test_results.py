@@ -1,0 +1,245 @@
+"""`test` end to end: what it writes, that it resumes, and that two processes write the results of one."""
+
+import csv
+import gzip
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from ouroboros3d.callbacks.results import _means, results_table
+from ouroboros3d.cli import main
+from ouroboros3d.datamodules.objaverse import BUNDLED
+from ouroboros3d.datamodules.splits import split_of
+from ouroboros3d.gaussians import load_ply
+from ouroboros3d.metrics.directions import higher_is_better
+
+ROOT = Path(__file__).parents[2]
+TINY = f"--config={ROOT / 'tests' / 'tiny.yaml'}"
+# A test that dies like `kill -9` after its first object.
+_KILLED = """
+import os, signal, sys
+from ouroboros3d.callbacks.results import ResultsWriter
+from ouroboros3d.cli import main
+write = ResultsWriter.on_test_batch_end
+def kill(self, trainer, *args, **kwargs):
+    write(self, trainer, *args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+ResultsWriter.on_test_batch_end = kill
+main(["test", *sys.argv[1:]])
+"""
+# What may differ between two tests that measure the same.
+VOLATILE = {"run_id", "timestamp", "seconds", "peak_memory_mib", "batch_size", "world_size"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny recursive run, tested, one object a batch; and its working folder's cache."""
+    folder = tmp_path_factory.mktemp("tested")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
+        main(["fit", f"--config={ROOT / 'ablations/recursive.yaml'}", TINY, "--data.batch_size=1"])
+        main(["test"])
+    return folder / "runs/recursive/version_0"
+
+
+@pytest.fixture
+def here(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(run.parents[2])
+    monkeypatch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
+    return run
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same(left: Path, right: Path) -> None:
+    """Two results say the same of every object, to the last bit, and in the mean."""
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (left, right))
+    assert {k: v for k, v in one.items() if k not in {*VOLATILE, "mean"}} == {
+        k: v for k, v in two.items() if k not in {*VOLATILE, "mean"}
+    }
+    for name in one["mean"].keys() - VOLATILE:
+        assert one["mean"][name] == two["mean"][name], name
+    for name in ("results.csv", "steps.csv"):
+        for a, b in zip(*(rows(folder / name) for folder in (left, right)), strict=True):
+            assert {column: a[column] for column in a.keys() - VOLATILE} == {
+                column: b[column] for column in b.keys() - VOLATILE
+            }
+
+
+def test_every_field_of_a_result_row_is_there(run: Path) -> None:
+    """FORMATS 4.2, group by group, and the issue's own names."""
+    results: dict[str, Any] = json.loads((run / "results.json").read_text())
+    table = rows(run / "results.csv")
+    assert len(table) == results["objects"] == 2
+    assert results["failed"] == 0
+    header = """
+        run_id git_commit config_hash method checkpoint_sha256 dataset split_sha256 seed timestamp package_versions
+        resolution background fov_deg radius elevation_deg views view_selection lpips_net ssim_data_range resize_filter
+        num_points point_source sampling_seed squared reduction normalization alignment yaw_step_deg align_scale
+        fscore_thresholds sampler steps projection_steps feedback_steps blend guidance_min guidance_max guidance_shape
+        feedback_maps published_switches device dtype data_sha256
+    """.split()
+    assert not set(header) - results.keys()
+    assert not set(header) - table[0].keys()
+    values = """
+        gap_psnr gap_ssim chamfer normal_consistency fscore@0.01 coordinate_error render_mask_iou novel_mask_iou
+        nfe vae_decodes vae_encodes recon_calls render_calls seconds peak_memory_mib batch_size
+    """.split()
+    values += [f"{what}_{name}" for what in ("mv", "render", "novel") for name in ("psnr", "ssim_foreground")]
+    for name in values:
+        column = [float(row[name]) for row in table]
+        assert results["mean"][name] == pytest.approx(sum(column) / 2), name
+    assert {row["status"] for row in table} == {"ok"}
+    assert results["run_id"] == "recursive/version_0"
+    assert results["feedback_steps"] == [0, 1, 2, 3]
+    assert results["mean"]["nfe"] == 10
+    assert len(results["git_commit"]) == 40
+    known = [name for name in results["mean"] if higher_is_better(name) is not None]
+    assert {"novel_psnr", "chamfer", "fscore@0.05", "seconds"} <= set(known)
+
+
+def test_what_an_object_looks_like_is_kept(run: Path) -> None:
+    uids = [row["uid"] for row in rows(run / "results.csv")]
+    for uid in uids:
+        sizes = {}
+        for name in ("views", "renders", "truth"):
+            with Image.open(run / "objects" / uid / f"{name}.png") as picture:
+                sizes[name] = picture.size
+        assert sizes == {"views": (64, 16), "renders": (96, 16), "truth": (96, 16)}
+        assert load_ply(run / "objects" / uid / "gaussians.ply").shape[0] == 1
+    steps = rows(run / "steps.csv")
+    assert [(row["uid"], row["step"]) for row in steps] == [(uid, str(step)) for uid in uids for step in range(5)]
+    assert float(steps[0]["sigma"]) == 80
+
+
+def test_the_run_logs_means_and_step_curves(run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run)).Reload()
+    results = json.loads((run / "results.json").read_text())
+    [point] = events.Scalars("test/novel_psnr")
+    assert point.value == pytest.approx(results["mean"]["novel_psnr"], rel=1e-6)
+    table = rows(run / "steps.csv")
+    for point in events.Scalars("steps/gap_psnr"):
+        expected = [float(row["gap_psnr"]) for row in table if row["step"] == str(point.step)]
+        assert point.value == pytest.approx(sum(expected) / len(expected), rel=1e-6)
+
+
+def test_an_interrupted_test_goes_on_where_it_stopped(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = [
+        "--ckpt_path",
+        str(here / "checkpoints/last.ckpt"),
+        f"--config={here / 'config.yaml'}",
+        "--experiment=killed",
+    ]
+    ended = subprocess.run([sys.executable, "-c", _KILLED, *run, "--version=one"], capture_output=True, text=True)
+    assert ended.returncode == -9, ended.stderr
+    killed = here.parents[1] / "killed/one"
+    assert not (killed / "results.json").exists()
+    assert len(list(killed.glob("results.*.jsonl.part"))) == 2
+    resume = ["test", *run[:2], f"--config={killed / 'config.yaml'}"]
+    (killed / "checkpoints").mkdir()  # so that its own configuration stands for its folder
+    main(resume)
+    assert "1 objects were tested before" in capsys.readouterr().out
+    assert not list(killed.glob("*.part"))
+    main(["test", *run, "--version=whole"])
+    same(killed, killed.with_name("whole"))
+    # A finished test starts anew when it is asked for again, and gives the same.
+    before = json.loads((killed / "results.json").read_text())
+    main(resume)
+    assert "tested before" not in capsys.readouterr().out
+    assert json.loads((killed / "results.json").read_text())["timestamp"] >= before["timestamp"]
+
+
+def test_two_processes_write_the_results_of_one(here: Path) -> None:
+    """Three objects on two ranks: the sampler repeats one of them, which must count once."""
+    base = ["--ckpt_path", str(here / "checkpoints/last.ckpt"), f"--config={here / 'config.yaml'}", "--experiment=two"]
+    base += ["--data.max_objects=3", "--data.test_split=train", "--trainer.accelerator=cpu"]
+    two = ["--version=b", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "ouroboros3d", "test", *base, *two]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    main(["test", *base, "--version=a"])
+    folders = [here.parents[1] / "two" / name for name in "ab"]
+    for folder in folders:
+        for name in ("results.json", "results.csv", "steps.csv"):
+            (folder / name.replace(".", "_train.")).rename(folder / name)
+    assert json.loads((folders[1] / "results.json").read_text())["world_size"] == 2
+    same(*folders)
+
+
+def test_geometry_can_be_aligned_or_left_out(here: Path) -> None:
+    main(["test", "--model.evaluation.alignment=yaw", "--model.evaluation.yaw_step_deg=90", "--data.test_split=val"])
+    aligned = json.loads((here / "results_val.json").read_text())
+    assert (aligned["alignment"], aligned["yaw_step_deg"]) == ("yaw", 90)
+    assert aligned["mean"]["chamfer"] <= aligned["mean"]["chamfer_unaligned"]
+    matrix = json.loads(rows(here / "results_val.csv")[0]["alignment_matrix"])
+    assert len(matrix) == 16
+    main(["test", "--data.surface_points=0", "--data.test_split=val", "--model.evaluation.step_curves=false"])
+    without = json.loads((here / "results_val.json").read_text())
+    assert without["num_points"] == 0
+    assert without["alignment"] is None
+    assert not {"chamfer", "coordinate_error", "fscore@0.01"} & without["mean"].keys()
+
+
+def test_a_missing_value_counts_in_no_mean_and_is_empty() -> None:
+    found = _means(
+        [{"uid": "a", "psnr": 1.0, "x": float("nan")}, {"uid": "b", "psnr": 3.0}, {"uid": "c", "status": "no"}]
+    )
+    assert found == {"psnr": 2.0}
+
+
+def test_the_table_fits_a_terminal() -> None:
+    from rich.console import Console
+
+    means = {
+        f"{what}_{name}": 12.345 for what in ("mv", "render", "novel") for name in ("psnr", "psnr_foreground", "ssim")
+    }
+    means |= {"constant_psnr_foreground": 12.0, "chamfer": 0.1, "normal_consistency": 0.5, "fscore@0.02": 0.25}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(results_table("Staged", means, 8, "test"))
+    text = console.export_text()
+    assert "12.345" in text
+    assert "F-score within 0.02: 0.250" in text
+    assert "…" not in text
+
+
+def test_a_failed_object_is_a_row(here: Path, tmp_path: Path) -> None:
+    """One mesh is cut off; the other one's prediction is not finite, because the checkpoint's weights are not."""
+    paths = json.loads(gzip.decompress((BUNDLED / "object-paths.json.gz").read_bytes()))
+    broken, whole = [uid for uid in sorted(paths) if split_of(uid) == "test"][:2]
+    (tmp_path / "glbs").mkdir()
+    for uid, share in ((broken, 0.5), (whole, 1.0)):
+        content = (BUNDLED / paths[uid]).read_bytes()
+        (tmp_path / "glbs" / f"{uid}.glb").write_bytes(content[: int(share * len(content))])
+    index = {uid: f"glbs/{uid}.glb" for uid in (broken, whole)}
+    (tmp_path / "object-paths.json.gz").write_bytes(gzip.compress(json.dumps(index).encode()))
+    checkpoint = torch.load(here / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["state_dict"]["reconstructor.conv.bias"][0] = torch.nan
+    torch.save(checkpoint, tmp_path / "nan.ckpt")
+    for name, path in (("finite", here / "checkpoints/last.ckpt"), ("nan", tmp_path / "nan.ckpt")):
+        where = [f"--ckpt_path={path}", f"--config={here / 'config.yaml'}", f"--data.root={tmp_path}"]
+        main(["test", *where, "--experiment=failing", f"--version={name}"])
+    folder = here.parents[1] / "failing"
+    results = [json.loads((folder / name / "results.json").read_text()) for name in ("finite", "nan")]
+    assert [(result["objects"], result["failed"]) for result in results] == [(2, 1), (2, 2)]
+    assert "novel_psnr" in results[0]["mean"]
+    assert "novel_psnr" not in results[1]["mean"]
+    finite = {row["uid"]: row for row in rows(folder / "finite/results.csv")}
+    assert finite[whole]["status"] == "ok"
+    assert finite[broken]["status"].startswith("load: ")
+    assert finite[broken]["novel_psnr"] == ""
+    nan = {row["uid"]: row for row in rows(folder / "nan/results.csv")}
+    assert nan[whole]["status"] == "the prediction is not finite"
+    assert "novel_psnr" not in nan[whole], "no object has a value, so there is no column"
