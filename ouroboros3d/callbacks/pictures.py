@@ -11,7 +11,7 @@ from torch import Tensor
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.gaussians import Gaussians
-from ouroboros3d.lightning_modules.image_to_3d import Evaluation, Generation
+from ouroboros3d.lightning_modules.generation import Evaluation, Generation
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 
 

@@ -9,7 +9,8 @@ from rich import print as rich_print
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.callbacks.pictures import save_gif, strip, to_image, turntable
 from ouroboros3d.gaussians import save_ply
-from ouroboros3d.lightning_modules.image_to_3d import Generation, ImageTo3D
+from ouroboros3d.lightning_modules.generation import Generation
+from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 
 _log = logging.getLogger(__name__)
 

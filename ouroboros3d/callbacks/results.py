@@ -22,7 +22,8 @@ from ouroboros3d.callbacks.protocol import VOLATILE, protocol
 from ouroboros3d.callbacks.statistics import peak_memory_mib, reset_peak_memory
 from ouroboros3d.callbacks.step_curves import StepCurves, mean_curves
 from ouroboros3d.gaussians import save_ply
-from ouroboros3d.lightning_modules.image_to_3d import Evaluation, ImageTo3D
+from ouroboros3d.lightning_modules.generation import Evaluation
+from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.metrics.images import best_constant_psnr, foreground_moments, load_lpips_or_explain
 
 _SHOWN = {"mv": "generated views", "render": "renders", "novel": "renders, novel"}
@@ -149,6 +150,7 @@ class ResultsWriter(Callback):
         """Gather all processes' rows, write the files on the first and print where they are."""
         entries = self._kept + self._new
         self._write(trainer, entries)
+        assert self._journal is not None
         self._journal.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

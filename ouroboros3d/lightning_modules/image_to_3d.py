@@ -1,11 +1,8 @@
 """The base of all variants: what they share in training, sampling, validation, test and prediction."""
 
-import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +20,7 @@ from ouroboros3d.diffusion.conditioning import (
     draw_condition_noise_levels,
     draw_guidance_dropout,
 )
-from ouroboros3d.diffusion.guidance import GuidanceShape, GuidedDenoiser, view_guidance
+from ouroboros3d.diffusion.guidance import GuidedDenoiser, view_guidance
 from ouroboros3d.diffusion.preconditioning import (
     Feedback,
     denoise,
@@ -35,7 +32,9 @@ from ouroboros3d.diffusion.sampling import AfterEstimate, Observer, Step, karras
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.lightning_modules.augmentation import augment_views
 from ouroboros3d.lightning_modules.evaluation import EvaluationSettings, Evaluator
+from ouroboros3d.lightning_modules.generation import CALLS, Evaluation, Generation, SamplerSettings
 from ouroboros3d.lightning_modules.losses import ReconstructionLoss, ReconstructionLossSettings
+from ouroboros3d.lightning_modules.seeding import named_noise, seeded
 from ouroboros3d.lightning_modules.weights import adapted, initialise, meaning
 from ouroboros3d.metrics.per_object import PerObject
 from ouroboros3d.networks.codecs import ImageCodec
@@ -44,69 +43,6 @@ from ouroboros3d.networks.lgm import LGM
 from ouroboros3d.networks.multiview_unet import MultiviewUNet
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.rendering import Rendering
-
-# What a generation counts of itself, besides the network's evaluations.
-_CALLS = ("vae_decodes", "vae_encodes", "recon_calls", "render_calls")
-
-
-@dataclass(frozen=True)
-class SamplerSettings:
-    """The sampler's settings; the defaults are the published ones but for the shape of the guidance.
-
-    Args:
-        num_steps: Euler steps.
-        sigma_min: last noise level above 0.
-        sigma_max: first noise level.
-        guidance_min: guidance at the input view.
-        guidance_max: guidance at the opposite view.
-        guidance_shape: over the views: `triangle`, or `published` (linear in the index).
-        condition_noise: level of the noise added to the input image's latent.
-        seed: of the noise; an object's noise follows from it and the object's name alone.
-    """
-
-    num_steps: int = 25
-    sigma_min: float = 0.002
-    sigma_max: float = 700.0
-    guidance_min: float = 1.0
-    guidance_max: float = 3.0
-    guidance_shape: GuidanceShape = "triangle"
-    condition_noise: float = 0.02
-    seed: int = 0
-
-
-class Generation(NamedTuple):
-    """What `generate` returns.
-
-    views_01: [B, V, 3, H, W] the generated views in [0, 1].
-    gaussians: [B, N] their reconstruction, in the input-relative frame.
-    cost: of one object by name: `nfe` evaluations of F (each of all V views; two a guided step), `vae_decodes` and
-        `vae_encodes` views, `recon_calls` of R, `render_calls` images, and `seconds` of the batch divided by B. What
-        observers do is not in it.
-    """
-
-    views_01: Tensor
-    gaussians: Gaussians
-    cost: dict[str, float]
-
-    def object(self, index: int) -> "Generation":
-        """The generation of one object."""
-        one = slice(index, index + 1)
-        return Generation(self.views_01[one], self.gaussians[one], self.cost)
-
-
-class Evaluation(NamedTuple):
-    """What `evaluate` returns.
-
-    generation: of the batch.
-    renders_01: [B, V + T, 3, H, W] of its Gaussians at the input and the novel cameras.
-    values: [B] by name, see `evaluate`.
-    alignment: [B, 4, 4] of the reconstruction to the true surface in the object's frame, or None without one.
-    """
-
-    generation: Generation
-    renders_01: Tensor
-    values: dict[str, Tensor]
-    alignment: Tensor | None
 
 
 class Draw(NamedTuple):
@@ -158,7 +94,7 @@ class ImageTo3D(LightningModule):
         image_encoder: ImageEncoder,
         renderer: GaussianRenderer,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        sampler: SamplerSettings = SamplerSettings(),
+        sampler: SamplerSettings = SamplerSettings(),  # noqa: B008 - frozen
         reconstruction_loss: ReconstructionLossSettings = ReconstructionLossSettings(),  # noqa: B008 - frozen
         evaluation: EvaluationSettings = EvaluationSettings(),  # noqa: B008 - frozen
         base_weights: str | None = "bundled",
@@ -337,8 +273,8 @@ class ImageTo3D(LightningModule):
         settings, count = self.sampler, image_01.shape[0]
         shape = (self.codec.latent_channels, *(side // self.codec.downscale for side in size))
         names = [f"{settings.seed}/{uid}" for uid in uids]
-        noise = torch.stack([_named_noise((cameras.shape[1], *shape), name) for name in names]).to(image_01)
-        condition_noise = torch.stack([_named_noise((3, *size), f"{name}/input") for name in names]).to(image_01)
+        noise = torch.stack([named_noise((cameras.shape[1], *shape), name) for name in names]).to(image_01)
+        condition_noise = torch.stack([named_noise((3, *size), f"{name}/input") for name in names]).to(image_01)
         level = torch.full((count,), settings.condition_noise, device=image_01.device)
         conditions = self.conditions(image_01, cameras, level, condition_noise)
         guidance = view_guidance(
@@ -354,7 +290,7 @@ class ImageTo3D(LightningModule):
         )
         views = self.decode(latents).clamp(0, 1)
         gaussians = self.reconstruct(views, cameras)
-        cost: dict[str, float] = {name: self._calls[name] for name in _CALLS}
+        cost: dict[str, float] = {name: self._calls[name] for name in CALLS}
         cost |= {"nfe": denoiser.evaluations, "seconds": (self._now() - started - watched) / count}
         return Generation(views, gaussians, cost)
 
@@ -463,22 +399,6 @@ class ImageTo3D(LightningModule):
                 "from its weights pass it as --model.base_weights."
             )
         checkpoint["state_dict"] = adapted(self, checkpoint, variant)
-
-
-@contextmanager
-def seeded(name: str) -> Iterator[None]:
-    """Torch's CPU stream seeded by a name inside the block, and as it was after it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_named_seed(name))
-        yield
-
-
-def _named_seed(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
-
-
-def _named_noise(shape: tuple[int, ...], name: str) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(_named_seed(name)))
 
 
 def _learning_rate_factor(step: int, warmup: int, total: float, decay: str) -> float:
