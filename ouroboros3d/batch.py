@@ -26,6 +26,7 @@ class MultiviewBatch:
         background: [B, 3] the colour that the images were composited on, in [0, 1].
         object_from_batch: [B, 4, 4] maps points of the input-relative frame to the object's own (+Y up) frame.
         surface: [B, P] points of the true surface, where geometry is measured; else None.
+        occupancy: [B, R, R, R] bool, truly solid cells of a cube around the object, in its own frame; else None.
         coordinates: [B, V, 3, H, W] true surface points that `cameras` see, scene units; `alpha` says where there is
             one. None where geometry is not measured.
     """
@@ -40,6 +41,7 @@ class MultiviewBatch:
     background: Tensor
     object_from_batch: Tensor
     surface: Surface | None = None
+    occupancy: Tensor | None = None
     coordinates: Tensor | None = None
 
     @property

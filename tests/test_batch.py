@@ -121,7 +121,8 @@ def test_moving_moves_everything():
 def with_geometry() -> MultiviewBatch:
     batch = good_batch()
     surface = Surface(torch.rand(2, 5, 3), torch.nn.functional.normalize(torch.rand(2, 5, 3), dim=-1))
-    return replace(batch, surface=surface, coordinates=torch.rand(2, 4, 3, 6, 10)).validate()
+    solid = torch.rand(2, 8, 8, 8) > 0.5
+    return replace(batch, surface=surface, occupancy=solid, coordinates=torch.rand(2, 4, 3, 6, 10)).validate()
 
 
 def test_the_batch_of_one_object():
@@ -132,6 +133,7 @@ def test_the_batch_of_one_object():
     assert torch.equal(one.cameras.c2w_opencv, batch.cameras.c2w_opencv[1:])
     assert one.surface is not None
     assert torch.equal(one.surface.points, batch.surface.points[1:])
+    assert torch.equal(one.occupancy, batch.occupancy[1:])
     assert good_batch().object(0).surface is None
     assert torch.equal(batch.to("cpu").coordinates, batch.coordinates)
 

@@ -32,6 +32,7 @@ def protocol(trainer: Trainer, module: ImageTo3D, folder: Path, settings: dict[s
     geometry = {
         "point_source": "depth",
         "depth_size": evaluation.depth_size,
+        "volume": "64^3 cells of [-0.6, 0.6]^3, carved by depth from 26 views",
         "squared": False,
         "reduction": "unsquared_mean",
         "normalization": "ours_1.1",

@@ -208,7 +208,8 @@ def collate(samples: Sequence[Sample], num_views: int) -> MultiviewBatch:
         torch.stack([sample.cameras.c2w_opencv for sample in samples]),
         torch.stack([sample.cameras.intrinsics_norm for sample in samples]),
     ).relative_to_first()
-    surface, coordinates = _relative_geometry([sample.geometry for sample in samples], object_from_batch)
+    geometries = [sample.geometry for sample in samples if sample.geometry is not None]
+    geometry = _relative_geometry(geometries, object_from_batch) if len(geometries) == len(samples) else {}
     return MultiviewBatch(
         uids=tuple(sample.uid for sample in samples),
         images_01=images[:, :num_views],
@@ -219,23 +220,20 @@ def collate(samples: Sequence[Sample], num_views: int) -> MultiviewBatch:
         target_cameras=cameras[:, num_views:],
         background=background,
         object_from_batch=object_from_batch,
-        surface=surface,
-        coordinates=coordinates,
+        **geometry,
     ).validate()
 
 
-def _relative_geometry(
-    geometries: Sequence[TrueGeometry | None], object_from_batch: Tensor
-) -> tuple[Surface | None, Tensor | None]:
-    """True geometry of B objects in the input-relative frame: a surface and coordinate maps [B, V, 3, H, W]."""
-    known = [geometry for geometry in geometries if geometry is not None]
-    if len(known) < len(geometries):
-        return None, None
+def _relative_geometry(geometries: Sequence[TrueGeometry], object_from_batch: Tensor) -> dict[str, Any]:
+    """True geometry of B objects by the batch's names, surface and coordinate maps in the input-relative frame."""
     batch_from_object = torch.linalg.inv(object_from_batch.double()).float()
-    surface = Surface.cat([geometry.surface for geometry in known]).transform(batch_from_object)
-    maps = torch.stack([geometry.coordinates for geometry in known])  # [B, V, H, W, 3]
+    maps = torch.stack([geometry.coordinates for geometry in geometries])  # [B, V, H, W, 3]
     turn, shift = batch_from_object[:, None, None, :3, :3], batch_from_object[:, None, None, None, :3, 3]
-    return surface, (maps @ turn.transpose(-1, -2) + shift).permute(0, 1, 4, 2, 3).contiguous()
+    return {
+        "surface": Surface.cat([geometry.surface for geometry in geometries]).transform(batch_from_object),
+        "occupancy": torch.stack([geometry.occupancy for geometry in geometries]),
+        "coordinates": (maps @ turn.transpose(-1, -2) + shift).permute(0, 1, 4, 2, 3).contiguous(),
+    }
 
 
 class DrawSampler(DistributedSampler[Sample]):

@@ -232,7 +232,8 @@ class ObjaverseDataModule(LightningDataModule):
         self._data_sha256 = cache.assets_sha256(usable[needed])
 
     def _usable(self, cache: RenderCache, split: Split, assets: list[Asset]) -> list[str]:
-        complete = [asset.uid for asset in cache.complete(assets)]
+        surface_points = self.surface_points if self._measures_geometry and split == self.test_split else 0
+        complete = [asset.uid for asset in cache.complete(assets, surface_points)]
         left_out = [asset for asset in assets if asset.uid not in set(complete)]
         failures = cache.failures(left_out)
         unknown = [asset.uid for asset in left_out if asset.uid not in failures]

@@ -88,10 +88,16 @@ class RenderCache:
         """The folders of an object's orbits, whether rendered yet or not."""
         return [self.folder / orbit_name(uid, orbit) for orbit in range(self.rig.orbits)]
 
-    def complete(self, assets: Sequence[Asset]) -> list[Asset]:
-        """Those of the objects whose orbits are all in the cache, rendered from the file as it is now."""
+    def complete(self, assets: Sequence[Asset], surface_points: int = 0) -> list[Asset]:
+        """Those of the objects whose orbits are all in the cache, rendered from the file as it is now.
+
+        Args:
+            assets: objects.
+            surface_points: points of the true surface that must be there too; 0 = no true geometry.
+        """
         index = self._read("index.jsonl")
-        return [asset for asset in assets if asset.uid in index and self._matches(asset, index[asset.uid])]
+        rendered = [asset for asset in assets if asset.uid in index and self._matches(asset, index[asset.uid])]
+        return [asset for asset in rendered if self._has_surface(asset.uid, surface_points)]
 
     def true_geometry(self, uid: str, surface_points: int) -> TrueGeometry:
         """The true geometry of a rendered object.
@@ -134,7 +140,7 @@ class RenderCache:
             RuntimeError: rendering cannot work at all (the worker does not start, the disk is full).
         """
         self._sweep()
-        ready = {asset.uid for asset in self.complete(assets) if self._has_surface(asset.uid, surface_points)}
+        ready = {asset.uid for asset in self.complete(assets, surface_points)}
         if not retry_failed:
             ready |= set(self.failures(assets))
         missing = [asset for asset in assets if asset.uid not in ready]

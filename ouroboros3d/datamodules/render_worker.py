@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+from torch import Tensor
 
 from ouroboros3d.datamodules.glb import AssetError, load_glb
 from ouroboros3d.datamodules.orbits import OrbitRig, orbit_name, write_orbit
 from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
 from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED, TrueGeometry, write_true_geometry
 from ouroboros3d.renderers.meshes import MeshRenderer
-from ouroboros3d.renderers.surfaces import sample_surface
+from ouroboros3d.renderers.surfaces import carve, inspection_cameras, sample_surface
+from ouroboros3d.renderers.textured_mesh import TexturedMesh
 
 # What one object may use; a desk-scale object needs well under 1 GiB.
 MEMORY_LIMIT_BYTES = 6 * 2**30
+_DEPTH_SIZE = 128  # pixels of the depth that solid cells are carved from: at the object, 0.01 of cells of 0.019
 
 
 def render_object(job: RenderJob) -> RenderResult:
@@ -38,7 +41,7 @@ def render_object(job: RenderJob) -> RenderResult:
     orbits = [rig.cameras(job.uid, orbit) for orbit in range(rig.orbits)]
     try:
         views = [renderer.straight(mesh, cameras, rig.image_size, rig.image_size) for cameras in orbits]
-        surface = sample_surface(mesh, job.surface_points, SAMPLING_SEED) if job.surface_points else None
+        geometry = _geometry(mesh, job.surface_points, views[0].coordinates[0]) if job.surface_points else None
     except (ValueError, RuntimeError, MemoryError) as error:
         return RenderResult("render", f"{type(error).__name__}: {error}")
     if not any(bool((rendering.alpha > 0.5).any()) for rendering in views):
@@ -59,12 +62,22 @@ def render_object(job: RenderJob) -> RenderResult:
                 details=details
                 | {"orbit": {"elevation_deg": elevations[orbit], "radius": rig.radius, "num_views": rig.views}},
             )
-        if surface is not None:
-            coordinates = views[0].coordinates[0].permute(0, 2, 3, 1)
-            write_true_geometry(folder / orbit_name(job.uid, 0), TrueGeometry(surface, coordinates))
+        if geometry is not None:
+            write_true_geometry(folder / orbit_name(job.uid, 0), geometry)
     except OSError as error:
         return RenderResult("write", str(error))
     return RenderResult("done")
+
+
+def _geometry(mesh: TexturedMesh, surface_points: int, coordinates: Tensor) -> TrueGeometry:
+    """True geometry, with the coordinate maps [F, 3, H, W] of the first orbit."""
+    cameras = inspection_cameras()
+    depth = MeshRenderer(supersampling=1).straight(mesh, cameras[0], _DEPTH_SIZE, _DEPTH_SIZE).depth[:, :, 0]
+    return TrueGeometry(
+        sample_surface(mesh, surface_points, SAMPLING_SEED),
+        carve(depth, cameras)[0],
+        coordinates.permute(0, 2, 3, 1),
+    )
 
 
 def serve(jobs: TextIO, results: TextIO) -> None:

@@ -1,8 +1,8 @@
 """True geometry of rendered objects, beside their orbits: what the geometry metrics compare with.
 
 `<uid>-00/coordinate_%04d.npz` hold the coordinate maps of the first orbit's views (FORMATS section 3), and
-`<uid>-00/surface_<count>.npz`, written last, points and normals of the surface. Written on demand, since only objects
-that are tested need them.
+`<uid>-00/surface_<count>.npz`, written last, points and normals of the surface and the solid cells. Written on demand,
+since only objects that are tested need them.
 """
 
 import os
@@ -27,10 +27,12 @@ class TrueGeometry:
 
     Args:
         surface: [1, P].
+        occupancy: [R, R, R] bool, solid cells of the cube that `carve` fills.
         coordinates: [F, H, W, 3] surface points that the first orbit's F views see; alpha says where there is one.
     """
 
     surface: Surface
+    occupancy: Tensor
     coordinates: Tensor
 
 
@@ -55,6 +57,8 @@ def write_true_geometry(first_orbit: Path, geometry: TrueGeometry) -> None:
         surface_file(first_orbit, surface.points.shape[1]),
         points=surface.points[0].numpy(),
         normals=surface.normals[0].numpy(),
+        occupancy=np.packbits(geometry.occupancy.numpy()),
+        resolution=np.array(len(geometry.occupancy)),
     )
 
 
@@ -69,10 +73,13 @@ def read_true_geometry(first_orbit: Path, count: int, views: int) -> TrueGeometr
     Raises:
         SampleError: a file is missing or broken.
     """
-    surface = _read(surface_file(first_orbit, count), "points", "normals")
+    path = surface_file(first_orbit, count)
+    *surface, packed, resolution = _read(path, "points", "normals", "occupancy", "resolution")
+    side = int(resolution)
+    occupancy = torch.from_numpy(np.unpackbits(packed, count=side**3).astype(bool)).view(side, side, side)  # type: ignore[arg-type]
     maps = [_read(first_orbit / f"coordinate_{view:04d}.npz", "coordinate")[0] for view in range(views)]
     points, normals = (torch.from_numpy(array)[None] for array in surface)
-    return TrueGeometry(Surface(points, normals), torch.from_numpy(np.stack(maps).astype(np.float32)))
+    return TrueGeometry(Surface(points, normals), occupancy, torch.from_numpy(np.stack(maps).astype(np.float32)))
 
 
 def _write(path: Path, **arrays: NDArray[np.generic]) -> None:

@@ -6,15 +6,22 @@ from torch import Tensor, nn
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.gaussians import Gaussians
-from ouroboros3d.metrics.geometry import Alignment, Chamfer, FScore, NormalConsistency, align, surface_distances
+from ouroboros3d.metrics.geometry import (
+    Alignment,
+    Chamfer,
+    FScore,
+    NormalConsistency,
+    VolumeIoU,
+    align,
+    surface_distances,
+)
 from ouroboros3d.metrics.images import LPIPS, PSNR, SSIM, CoordinateError, MaskIoU
 from ouroboros3d.metrics.per_object import PerObject
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.rendering import Rendering
-from ouroboros3d.renderers.surfaces import fuse_depth, inspection_cameras
+from ouroboros3d.renderers.surfaces import carve, depth_maps, fuse_depth, inspection_cameras
 
 _SEED = 0  # of the choice among fused surface points
-_RADIUS, _FOV_DEG = 1.7417, 39.598  # the default rig, which holds every normalised object in any rotation
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Evaluator(nn.Module):
         self.metrics |= {"render_mask_iou": MaskIoU(), "novel_mask_iou": MaskIoU()}
         self._geometry: dict[str, PerObject] = {"chamfer": Chamfer(), "normal_consistency": NormalConsistency()}
         self._geometry |= {f"fscore@{threshold:g}": FScore(threshold) for threshold in settings.fscore_thresholds}
-        self._coordinates = CoordinateError()
+        self._coordinates, self._volume = CoordinateError(), VolumeIoU()
         # Lightning logs a metric object only where it finds it among the modules; a name may hold a dot, a key may not.
         self.registered = nn.ModuleList(self.metrics.values())
 
@@ -124,7 +131,7 @@ class Evaluator(nn.Module):
         """The reconstructed surface, fused from rendered depth, against the true one.
 
         Args:
-            batch: the ground truth, with surface and coordinates.
+            batch: the ground truth, with true geometry.
             gaussians: [B, N] the reconstruction.
             rendering: [B, V + T, ...] of it.
             renderer: of depth maps.
@@ -133,18 +140,15 @@ class Evaluator(nn.Module):
             values [B] by name, and the alignment [B, 4, 4] in the object's frame, or None without one.
         """
         assert batch.surface is not None
+        assert batch.occupancy is not None
         assert batch.coordinates is not None
         settings, views = self.settings, batch.cameras.shape[1]
         truth = batch.surface.transform(batch.object_from_batch)
-        found = fuse_depth(
-            gaussians.transform(batch.object_from_batch),
-            renderer,
-            inspection_cameras(_RADIUS, _FOV_DEG).to(gaussians.means.device),
-            settings.depth_size,
-            settings.depth_size,
-            truth.points.shape[1],
-            _SEED,
+        cameras = inspection_cameras().to(gaussians.means.device)
+        depth = depth_maps(
+            gaussians.transform(batch.object_from_batch), renderer, cameras, settings.depth_size, settings.depth_size
         )
+        found = fuse_depth(depth, cameras, truth.points.shape[1], _SEED)
         values: dict[str, Tensor] = {}
         matrix = None
         distances = surface_distances(found, truth)
@@ -153,6 +157,8 @@ class Evaluator(nn.Module):
             found, matrix = align(found, truth, settings.alignment, settings.yaw_step_deg, settings.align_scale)
             distances = surface_distances(found, truth)
         values |= {name: metric.values(distances) for name, metric in self._geometry.items()}
+        solid = carve(depth, cameras, batch.occupancy.shape[-1])
+        values["volume_iou"] = self._volume.values(solid, batch.occupancy)
         values["coordinate_error"] = self._coordinates.values(
             rendering.coordinates[:, :views], rendering.alpha[:, :views], batch.coordinates, batch.alpha
         )

@@ -131,6 +131,18 @@ class FScore(PerObject):
         return torch.where(both > 0, 2 * precision * recall / both, 0.0)
 
 
+class VolumeIoU(PerObject):
+    """Intersection over union of solid cells; NaN where neither has any."""
+
+    higher_is_better = True
+
+    def values(self, occupancy: Tensor, target_occupancy: Tensor) -> Tensor:
+        """[B] of occupancy and target occupancy [B, R, R, R] bool, over the same cube."""
+        both = (occupancy & target_occupancy).flatten(1).sum(1)
+        either = (occupancy | target_occupancy).flatten(1).sum(1)
+        return both / either
+
+
 class NormalConsistency(PerObject):
     """|cosine| between the normals of nearest points, mean over the points of each surface, then over both."""
 

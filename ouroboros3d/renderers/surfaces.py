@@ -46,8 +46,10 @@ def sample_surface(mesh: TexturedMesh, count: int, seed: int) -> Surface:
     return Surface(points, F.normalize(normals, dim=-1)).to(mesh.vertices.device)
 
 
-def inspection_cameras(radius: float, fov_deg: float) -> Cameras:
+def inspection_cameras(radius: float = 1.7417, fov_deg: float = 39.598) -> Cameras:
     """Cameras [1, 26] that see an object from all sides: rings of eight at 0, 40 and -40 degrees, above and below.
+
+    The defaults are those of the default rig, which holds every normalised object in any rotation.
 
     Args:
         radius: of the sphere around the origin on which they stand, scene units.
@@ -60,76 +62,107 @@ def inspection_cameras(radius: float, fov_deg: float) -> Cameras:
 
 
 @torch.no_grad()
-def fuse_depth(
-    gaussians: Gaussians,
-    renderer: GaussianRenderer,
-    cameras: Cameras,
-    height: int,
-    width: int,
-    count: int,
-    seed: int,
-    cell: float = 0.01,
-) -> Surface:
-    """Points on the surface that the Gaussians show, from their depth seen by many cameras.
+def depth_maps(gaussians: Gaussians, renderer: GaussianRenderer, cameras: Cameras, height: int, width: int) -> Tensor:
+    """Depth of Gaussians seen by many cameras, rendered in as many passes as memory wants.
+
+    Args:
+        gaussians: [B, N].
+        renderer: renders the depth.
+        cameras: [B, V], or [1, V] for all objects.
+        height: pixels.
+        width: pixels.
+
+    Returns:
+        [B, V, H, W] z along forward, scene units; 0 where there is nothing.
+
+    Raises:
+        ValueError: cameras of another number of objects.
+    """
+    objects, chunk = gaussians.shape[0], max(1, _MAX_PIXELS // (height * width))
+    if cameras.shape[0] not in (1, objects):
+        raise ValueError(f"cameras: expected B = 1 or {objects} as the Gaussians have, got {cameras.shape[0]}.")
+    maps = []
+    for index in range(objects):
+        seen_by = cameras[index % cameras.shape[0]].reshape(1, -1)
+        chunks = [seen_by[:, i : i + chunk] for i in range(0, seen_by.shape[1], chunk)]
+        one = gaussians[index : index + 1]
+        maps.append(torch.cat([renderer(one, part, height, width).depth[0, :, 0] for part in chunks]))
+    return torch.stack(maps)
+
+
+@torch.no_grad()
+def fuse_depth(depth: Tensor, cameras: Cameras, count: int, seed: int, cell: float = 0.01) -> Surface:
+    """Points on the surface that depth maps show from all sides.
 
     Every pixel of every depth map is lifted to a point, with the normal of the depth's own slope, facing the camera.
     Points where the depth jumps are dropped, one mean point is left in each occupied cell of a grid, and `count` of
     these are drawn (with replacement where there are fewer).
 
     Args:
-        gaussians: [B, N].
-        renderer: renders the depth.
+        depth: [B, V, H, W] z along forward, scene units; 0 where there is nothing.
         cameras: [B, V], or [1, V] for all objects.
-        height: pixels of a depth map.
-        width: pixels of a depth map.
         count: points of each object.
         seed: of a stream of its own, the same for every object, whatever the batch it is in.
         cell: edge of a grid cell, scene units.
 
     Returns:
-        [B, count] in the Gaussians' frame; NaN for an object that shows no surface.
+        [B, count] in the cameras' world; NaN for an object that shows no surface.
 
     Raises:
-        ValueError: a count below 1, a cell that is not positive, or cameras of another number of objects.
+        ValueError: a count below 1, or a cell that is not positive.
     """
-    objects = gaussians.shape[0]
     if count < 1 or not cell > 0:
         raise ValueError(f"count, cell: expected at least 1 and more than 0, got {count} and {cell:g}.")
-    if cameras.shape[0] not in (1, objects):
-        raise ValueError(f"cameras: expected B = 1 or {objects} as the Gaussians have, got {cameras.shape[0]}.")
     surfaces = []
-    for index in range(objects):
-        row = index if cameras.shape[0] > 1 else 0
-        points, normals = _lift_views(gaussians[index : index + 1], renderer, cameras[row : row + 1], height, width)
+    for index, maps in enumerate(depth):
+        points, normals = _lift(maps, cameras[index % cameras.shape[0]])
         surfaces.append(_draw(*_one_per_cell(points, normals, cell), count, seed))
     return Surface.cat(surfaces)
 
 
-def _lift_views(
-    gaussians: Gaussians, renderer: GaussianRenderer, cameras: Cameras, height: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """Points and normals [M, 3] of all trusted pixels of one object's depth maps."""
-    chunk = max(1, _MAX_PIXELS // (height * width))
-    starts = range(0, cameras.shape[1], chunk)
-    parts = [_lift(gaussians, renderer, cameras[:, i : i + chunk], height, width) for i in starts]
-    return torch.cat([points for points, _ in parts]), torch.cat([normals for _, normals in parts])
+@torch.no_grad()
+def carve(depth: Tensor, cameras: Cameras, resolution: int = 64, half_extent: float = 0.6) -> Tensor:
+    """Which cells of a cube are solid: those whose centre no camera sees through, as in space carving.
+
+    A camera sees through what lies before the depth of its pixel, or anywhere on a pixel without depth. The inside of a
+    closed surface is solid, and so is a hollow that no camera looks into.
+
+    Args:
+        depth: [B, V, H, W] z along forward, scene units; 0 where there is nothing.
+        cameras: [B, V], or [1, V] for all objects.
+        resolution: R cells along an edge.
+        half_extent: half the edge of the cube around the origin, scene units.
+
+    Returns:
+        [B, R, R, R] bool, indexed by x, y and z.
+    """
+    height, width = depth.shape[-2:]
+    place = ((torch.arange(resolution, device=depth.device) + 0.5) / resolution * 2 - 1) * half_extent
+    centres = torch.stack(torch.meshgrid(place, place, place, indexing="ij"), dim=-1).view(-1, 3)
+    solid = torch.ones(len(depth), len(centres), dtype=torch.bool, device=depth.device)
+    for index, maps in enumerate(depth):
+        for number, view in enumerate(maps):
+            uv, z = cameras[index % cameras.shape[0], number].project(centres)
+            column, row = (uv[:, 0] * width).floor().long(), (uv[:, 1] * height).floor().long()
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (z > 0)
+            seen = view[row.clamp(0, height - 1), column.clamp(0, width - 1)]
+            solid[index] &= ~(inside & ((seen == 0) | (z < seen)))
+    return solid.view(-1, resolution, resolution, resolution)
 
 
-def _lift(
-    gaussians: Gaussians, renderer: GaussianRenderer, cameras: Cameras, height: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """Points and normals [M, 3] of the trusted pixels of one object from cameras [1, V]."""
-    depth = renderer(gaussians, cameras, height, width).depth[0, :, 0]
+def _lift(depth: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """Points and normals [M, 3] of the trusted pixels of depth maps [V, H, W] of cameras [V]."""
+    height, width = depth.shape[-2:]
     u = (torch.arange(width, device=depth.device, dtype=depth.dtype) + 0.5) / width
     v = (torch.arange(height, device=depth.device, dtype=depth.dtype) + 0.5) / height
     uv_norm = torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1).reshape(1, -1, 2)
     with torch.autocast(depth.device.type, enabled=False):
-        points = cameras[0].to(dtype=depth.dtype).unproject(uv_norm, depth.flatten(1)).view(*depth.shape, 3)
+        points = cameras.to(dtype=depth.dtype).unproject(uv_norm, depth.flatten(1)).view(*depth.shape, 3)
     inner = points[:, 1:-1, 1:-1]
     along_u = points[:, 1:-1, 2:] - points[:, 1:-1, :-2]
     along_v = points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
     normals = F.normalize(torch.linalg.cross(along_u, along_v), dim=-1)
-    towards = F.normalize(cameras[0].centres[:, None, None] - inner, dim=-1)
+    towards = F.normalize(cameras.centres[:, None, None] - inner, dim=-1)
     cosine = (normals * towards).sum(-1)
     solid = depth > 0
     solid = solid[:, 1:-1, 1:-1] & solid[:, 1:-1, 2:] & solid[:, 1:-1, :-2] & solid[:, 2:, 1:-1] & solid[:, :-2, 1:-1]

@@ -93,7 +93,7 @@ def test_every_field_of_a_result_row_is_there(run: Path) -> None:
     assert not set(header) - results.keys()
     assert not set(header) - table[0].keys()
     values = """
-        gap_psnr gap_ssim chamfer normal_consistency fscore@0.01 coordinate_error render_mask_iou novel_mask_iou
+        gap_psnr gap_ssim chamfer normal_consistency fscore@0.01 volume_iou coordinate_error render_mask_iou
         nfe vae_decodes vae_encodes recon_calls render_calls seconds peak_memory_mib batch_size
     """.split()
     values += [f"{what}_{name}" for what in ("mv", "render", "novel") for name in ("psnr", "ssim_foreground")]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.testing import assert_close
 
-from ouroboros3d.metrics.geometry import Chamfer, FScore, NormalConsistency, align, surface_distances
+from ouroboros3d.metrics.geometry import Chamfer, FScore, NormalConsistency, VolumeIoU, align, surface_distances
 from ouroboros3d.surface import Surface
 
 
@@ -248,3 +248,14 @@ class TestAlignment:
             align(surface, surface, "yaw", yaw_step_deg=0.0)
         with pytest.raises(ValueError, match="target: expected a surface"):
             align(surface, missing(9), "yaw")
+
+
+def test_volume_iou_of_shifted_boxes() -> None:
+    truth = torch.zeros(3, 10, 10, 10, dtype=torch.bool)
+    truth[:2, 2:6, 2:6, 2:6] = True
+    shifted = truth.roll(1, dims=1)
+    found = VolumeIoU().values(shifted, truth)
+    assert found[:2].tolist() == pytest.approx([48 / 80, 48 / 80])  # 4 x 4 x 3 cells of 2 * 64 - 48
+    assert found[2].isnan(), "nothing is compared with nothing"
+    assert VolumeIoU().values(truth, truth)[:2].tolist() == [1, 1]
+    assert (VolumeIoU().values(truth.roll(2, dims=1), truth)[:2] < found[:2]).all()

@@ -12,7 +12,7 @@ from ouroboros3d.cameras import Cameras
 from ouroboros3d.gaussians import Gaussians, matrix_to_quaternion
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
-from ouroboros3d.renderers.surfaces import fuse_depth, inspection_cameras, sample_surface
+from ouroboros3d.renderers.surfaces import carve, depth_maps, fuse_depth, inspection_cameras, sample_surface
 
 RIG = inspection_cameras(1.7417, 39.598)
 CENTRE, RADIUS = torch.tensor([0.1, -0.05, 0.08]), 0.35
@@ -64,7 +64,8 @@ def empty(count: int) -> Gaussians:
 
 
 def fuse(gaussians: Gaussians, count: int = 2000, seed: int = 0, size: int = 96, cameras: Cameras = RIG, **options):
-    return fuse_depth(gaussians, GaussianRenderer(), cameras, size, size, count, seed, **options)
+    depth = depth_maps(gaussians, GaussianRenderer(), cameras, size, size)
+    return fuse_depth(depth, cameras, count, seed, **options)
 
 
 class TestSampleSurface:
@@ -134,7 +135,7 @@ class TestFuseDepth:
 
     def test_images_need_not_be_square(self):
         cameras = Cameras.orbit([0.0, 120.0, 240.0], [20.0, -30.0, 50.0], 1.7417, 45.0, aspect=1.5).reshape(1, 3)
-        surface = fuse_depth(ball(), GaussianRenderer(), cameras, 80, 120, 1000, 0)
+        surface = fuse_depth(depth_maps(ball(), GaussianRenderer(), cameras, 80, 120), cameras, 1000, 0)
         assert ((surface.points - CENTRE).norm(dim=-1) - RADIUS).abs().max() < 0.013  # worst seen 0.0094
 
     def test_points_lie_on_the_sides_of_a_box(self):
@@ -221,13 +222,47 @@ class TestFuseDepth:
 
     @pytest.mark.gpu
     def test_a_gpu_sees_the_same_surface(self):
-        surface = fuse_depth(ball().to("cuda"), GaussianRenderer(), RIG.to("cuda"), 96, 96, 2000, 0)
+        rig = RIG.to("cuda")
+        surface = fuse_depth(depth_maps(ball().to("cuda"), GaussianRenderer(), rig, 96, 96), rig, 2000, 0)
         assert surface.points.device.type == surface.normals.device.type == "cuda"
         assert ((surface.points.cpu() - CENTRE).norm(dim=-1) - RADIUS).abs().max() < 0.013  # as on the CPU
         mesh = box(torch.zeros(3), torch.ones(3))
         state = torch.cuda.get_rng_state()
         assert torch.equal(sample_surface(mesh.to("cuda"), 100, 0).points.cpu(), sample_surface(mesh, 100, 0).points)
         assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
+class TestCarve:
+    """Solid cells of what depth maps show."""
+
+    def test_a_sphere_is_solid_to_its_surface(self):
+        solid = carve(depth_maps(ball(), GaussianRenderer(), RIG, 128, 128), RIG)[0]
+        place = (torch.arange(64) + 0.5) / 64 * 1.2 - 0.6
+        distance = torch.stack(torch.meshgrid(place, place, place, indexing="ij"), dim=-1).sub(CENTRE).norm(dim=-1)
+        # Cells of 0.019, and discs whose depth is 0.005 too near: 1.5 cells on either side of the surface.
+        assert bool(solid[distance < RADIUS - 0.028].all())
+        assert not bool(solid[distance > RADIUS + 0.028].any())
+
+    def test_a_wall_hides_what_is_behind_it_only_from_its_own_side(self):
+        discs = wall((-0.3, 0.3), 0.1)
+        front = Cameras.orbit([0.0], 0.0, 1.7417, 39.598).reshape(1, 1)
+        depth = depth_maps(discs, GaussianRenderer(), front, 96, 96)
+        x, y, z = ((torch.arange(32) + 0.5) / 32 * 1.2 - 0.6 for _ in range(3))
+        solid = carve(depth, front, 32)[0]
+        core = solid[(x.abs() < 0.2)][:, (y.abs() < 0.2)]
+        assert not bool(core[..., z > 0.12].any())
+        assert bool(core[..., z < 0.08].all())
+        both = Cameras.orbit([0.0, 180.0], 0.0, 1.7417, 39.598).reshape(1, 2)
+        thin = carve(depth_maps(discs, GaussianRenderer(), both, 96, 96), both, 32)[0]
+        assert not bool(thin[(x.abs() < 0.2)][:, (y.abs() < 0.2)][..., z < 0.08].any())
+
+    def test_nothing_is_nothing_and_a_batch_is_its_objects(self):
+        objects = Gaussians.cat([ball(2000, 0.02), empty(2000)])
+        depth = depth_maps(objects, GaussianRenderer(), RIG, 48, 48)
+        solid = carve(depth, RIG, 16)
+        assert torch.equal(solid[:1], carve(depth[:1], RIG, 16))
+        assert bool(solid[0].any())
+        assert not bool(solid[1].any())
 
 
 def test_the_rig_looks_at_the_origin_from_everywhere():
