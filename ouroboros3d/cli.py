@@ -36,16 +36,30 @@ def main(args: Sequence[str] | None = None) -> None:
     if any(argument in ("-h", "--help") for argument in arguments[1:]):
         _say(HELP[command])
         return
-    from ouroboros3d.experiment import run  # torch and Lightning take seconds to import
-
     try:
-        run(command, arguments[1:])
+        _run(command, arguments[1:])
     except Exception as error:
         from lightning.fabric.utilities.exceptions import MisconfigurationException
 
         if os.environ.get(_DEBUG) or not isinstance(error, (ValueError, OSError, MisconfigurationException)):
             raise
         _fail(" ".join(str(error).split()))
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    """Import what the command needs, torch and Lightning take seconds, and run it."""
+    if command == "compare":
+        from ouroboros3d.comparison.command import run as compare
+
+        compare(arguments)
+    elif command == "ablate":
+        from ouroboros3d.ablation.command import run as ablate
+
+        ablate(arguments)
+    else:
+        from ouroboros3d.experiment import run
+
+        run(command, arguments)
 
 
 def _say(text: str) -> None:

@@ -1,10 +1,12 @@
 """Runs: which configuration, which folder and which checkpoint a command works with; the LightningCLI behind it."""
 
+import hashlib
 import itertools
 import json
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,11 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentError
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ouroboros3d.callbacks.predictions import PredictionWriter
+from ouroboros3d.callbacks.protocol import sha256_of
 from ouroboros3d.callbacks.results import ResultsWriter
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.weights import read_checkpoint
@@ -39,6 +44,18 @@ class Parser(LightningArgumentParser):
         raise ValueError(_meant(message)) from ex
 
 
+class WholeConfig(SaveConfigCallback):
+    """Write a run's config.yaml whole or not at all: what is cut off could be read as another configuration."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it under another name first."""
+        folder = _folder(self.config)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / "config.yaml.part"
+        self.parser.save(self.config, part, skip_none=False, overwrite=True, multifile=False)
+        part.replace(folder / "config.yaml")
+
+
 class Commands(LightningCLI):
     """LightningCLI with the project's defaults and the project's run folders."""
 
@@ -54,6 +71,20 @@ class Commands(LightningCLI):
         parser.add_argument("-c", "--config", action="config", help="a configuration file")
         return parser
 
+    def before_test(self) -> None:
+        """Tell the results which checkpoint, configuration and training seed they belong to."""
+        checkpoint = str(self.config["test"].ckpt_path)
+        config = yaml.safe_load(self._parser("test").dump(self.config["test"]))
+        text = json.dumps({name: config[name] for name in ("model", "data")}, sort_keys=True)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined] # set at run time
+            if isinstance(callback, ResultsWriter):
+                callback.settings = {
+                    "checkpoint": checkpoint,
+                    "checkpoint_sha256": sha256_of(Path(checkpoint)),
+                    "config_hash": hashlib.sha256(text.encode()).hexdigest(),
+                    "training_seed": config["seed_everything"],
+                }
+
     def before_instantiate_classes(self) -> None:
         """Send the logger to the run's folder."""
         config = self.config[self.subcommand]
@@ -62,7 +93,25 @@ class Commands(LightningCLI):
             config.trainer.logger = {
                 "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
                 "init_args": {"save_dir": config.runs, "name": config.experiment, "version": config.version},
+                # What a run wrote after the checkpoint that it goes on from comes again.
+                "dict_kwargs": {"purge_step": self._first_step()} if self.subcommand == "fit" else {},
             }
+
+    def before_fit(self) -> None:
+        """Remove best checkpoints later than the one that a run goes on from: they come again, or others do."""
+        config = self.config["fit"]
+        known = [
+            Path(path).name
+            for state in (read_checkpoint(Path(config.ckpt_path))["callbacks"] if config.ckpt_path else {}).values()
+            for path in state.get("best_k_models", ())
+        ]
+        for path in (_folder(config) / "checkpoints").glob("best*.ckpt"):
+            if path.name not in known:
+                path.unlink(missing_ok=True)  # each process of a strategy passes here
+
+    def _first_step(self) -> int:
+        checkpoint = self.config["fit"].ckpt_path
+        return int(read_checkpoint(Path(checkpoint))["global_step"]) if checkpoint else 0
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
@@ -95,7 +144,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=SaveConfigCallback if claimed else None,  # else the run has one
+            save_config_callback=WholeConfig if claimed else None,  # else the run has one
+            save_config_kwargs={"save_to_log_dir": False},  # but by the callback's own hook
             trainer_class=Trainer,
             trainer_defaults={"callbacks": callbacks} if callbacks else None,
             parser_kwargs={
@@ -106,6 +156,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
         )
     except ArgumentError as error:
         raise ValueError(_meant(str(error))) from error
+    except SIGTERMException as stopped:  # a SystemExit that would say success
+        raise SystemExit(128 + signal.SIGTERM) from stopped
     finally:
         if claimed:  # a command that was refused leaves nothing behind
             for folder in (claimed, *claimed.parents[:2]):
@@ -115,10 +167,38 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 def _place_fit(arguments: list[str]) -> tuple[list[str], Path | None]:
     """Claim the run's folder, and refuse one that exists: the arguments that name it, and the folder if it is new."""
+    if run := _value(arguments, "--resume"):
+        return _resume(_without(arguments, "--resume"), Path(run)), None
     _check_checkpoint(_value(arguments, "--ckpt_path"))
     runs = Path(_value(arguments, "--runs") or "runs")
     experiment = _value(arguments, "--experiment") or _experiment_name(_values(arguments, "--config")) or "staged"
     return _new_run(arguments, runs, experiment)
+
+
+def _resume(arguments: list[str], run: Path) -> list[str]:
+    """Go on with a run in its own folder, from its last checkpoint, or from its beginning where it has none yet."""
+    if not (run / "config.yaml").is_file():
+        raise FileNotFoundError(
+            f"resume: expected the folder of a run, such as runs/recursive/version_0, got {run} without a config.yaml."
+        )
+    for option in ("--ckpt_path", "--runs", "--experiment", "--version"):
+        if _value(arguments, option):
+            raise ValueError(
+                f"resume: expected no {option}, since a run goes on from its own last checkpoint in its own folder; "
+                "leave one of the two out."
+            )
+    own = _named_folder(run / "config.yaml")
+    if own is None or own.resolve() != run.resolve():  # the best score so far belongs to a path as it was written
+        raise ValueError(
+            f"resume: expected a run at the path that its config.yaml names, got {run} with {own}; call it where that "
+            f"path is the run, or start another one with --config {run / 'config.yaml'} --ckpt_path CHECKPOINT."
+        )
+    last = own / "checkpoints" / "last.ckpt"
+    arguments = [f"--config={run / 'config.yaml'}", *arguments]
+    if not last.is_file():
+        return arguments
+    _check_checkpoint(str(last))
+    return [*arguments, f"--ckpt_path={last}", "--model.init_args.base_weights=null"]  # it holds every weight
 
 
 def _new_run(arguments: list[str], runs: Path, experiment: str) -> tuple[list[str], Path | None]:
@@ -136,6 +216,10 @@ def _new_run(arguments: list[str], runs: Path, experiment: str) -> tuple[list[st
 
 def _run_arguments(runs: Path, experiment: str, version: str) -> list[str]:
     return [f"--runs={runs}", f"--experiment={experiment}", f"--version={version}"]
+
+
+def _folder(config: Any) -> Path:  # noqa: ANN401 - jsonargparse's Namespace has what is put into it
+    return Path(config.runs, config.experiment, config.version)
 
 
 def _claim(experiment: Path, version: str | None) -> Path:
@@ -171,8 +255,9 @@ def _place_use(command: str, arguments: list[str]) -> tuple[list[str], Path | No
             newest_checkpoint(run, ".") if run else newest_checkpoint(runs, f"{_experiment_name(configs) or '*'}/*")
         )
         print(f"{command}: the newest run's best checkpoint, {checkpoint}", flush=True)
-        arguments.append(f"--ckpt_path={checkpoint}")
     _check_checkpoint(checkpoint)
+    # Last, because a run's configuration says `ckpt_path: null`, and a later value wins over an earlier one.
+    arguments.append(f"--ckpt_path={checkpoint}")
     # The checkpoint holds every weight: where training started from may be gone by now.
     arguments.append("--model.init_args.base_weights=null")
     if not configs:
@@ -195,7 +280,18 @@ def _run_of(configs: Sequence[str]) -> Path | None:
     folder = Path(configs[0]).resolve().parent
     if folder.is_relative_to(Path.cwd()) and len(folder.relative_to(Path.cwd()).parts) > 2:
         folder = folder.relative_to(Path.cwd())  # shorter to read
-    return folder if (folder / "checkpoints").is_dir() else None
+    named = _named_folder(Path(configs[0]))  # a run that only tests has no checkpoints
+    is_run = (folder / "checkpoints").is_dir() or (named is not None and named.parts[-2:] == folder.parts[-2:])
+    return folder if is_run else None
+
+
+def _named_folder(config: Path) -> Path | None:
+    """The folder that a run's configuration names; None for a file without one, of which the parser says more."""
+    try:
+        named = yaml.safe_load(config.read_text())
+        return Path(named["runs"], named["experiment"], named["version"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
 
 
 def _take_images(arguments: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from ouroboros3d.experiment import _claim
 from ouroboros3d.gaussians import load_ply
 
 ROOT = Path(__file__).parents[1]
-ABLATIONS = sorted((ROOT / "ablations").glob("*.yaml"))
+ABLATIONS = sorted(path for path in (ROOT / "ablations").glob("*.yaml") if path.stem != "suite")
 # A run that kills itself like `kill -9` in the middle of its sixth step.
 _KILLED = """
 import os, signal, sys

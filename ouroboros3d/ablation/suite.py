@@ -1,0 +1,133 @@
+"""A suite: which experiments with which seeds, read strictly from a short YAML file."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of a suite's table.
+
+    Args:
+        name: of its runs' first folder.
+        config: the ablation's file.
+        weights_of: the experiment whose checkpoints it is tested with; None where it is trained itself.
+    """
+
+    name: str
+    config: Path
+    weights_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Experiments, each of which runs with every seed.
+
+    Args:
+        name: the file's, without its suffix.
+        seeds: of data, training and sampling.
+        experiments: in the order of the file.
+        arguments: added to the command line of every fit and test.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    experiments: tuple[Experiment, ...]
+    arguments: tuple[str, ...] = ()
+
+    def only(self, names: Sequence[str]) -> "Suite":
+        """The suite with fewer experiments: the named ones and those whose weights they need.
+
+        Raises:
+            ValueError: an unknown name.
+        """
+        known = {experiment.name: experiment for experiment in self.experiments}
+        for name in names:
+            if name not in known:
+                raise ValueError(f"only: expected one of {', '.join(known)}, got {name!r}.")
+        kept = {*names, *(known[name].weights_of for name in names)}
+        return Suite(self.name, self.seeds, tuple(e for e in self.experiments if e.name in kept), self.arguments)
+
+
+def read_suite(path: Path) -> Suite:
+    """Read a suite's file; paths in it are relative to its folder.
+
+    Raises:
+        FileNotFoundError: no such file, or an experiment's configuration is missing.
+        ValueError: anything in it that is not as it has to be.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"suite: no file {path}; name one, such as ablations/suite.yaml.")
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected a suite in YAML, got what cannot be read: {error}.") from error
+    _check_keys(path, "the suite", content, {"seeds", "experiments"}, {"arguments"})
+    arguments = content.get("arguments", [])
+    if not isinstance(arguments, list) or not all(isinstance(argument, str) for argument in arguments):
+        raise ValueError(f"{path}: arguments: expected a list such as [--trainer.max_steps=200], got {arguments!r}.")
+    entries = content["experiments"]
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path}: experiments: expected a list of at least one, got {entries!r}.")
+    experiments = tuple(_experiment(path, entry) for entry in entries)
+    for index, experiment in enumerate(experiments):
+        above = experiments[:index]
+        if experiment.name in [other.name for other in above]:
+            raise ValueError(f"{path}: expected experiments of different names, got {experiment.name!r} twice.")
+        trained = [other.name for other in above if other.weights_of is None]
+        if experiment.weights_of is not None and experiment.weights_of not in trained:
+            raise ValueError(
+                f"{path}: {experiment.name}: weights_of: expected an experiment above it that is trained, "
+                f"{' or '.join(trained) or 'of which there is none'}, got {experiment.weights_of!r}."
+            )
+    return Suite(path.stem, check_seeds(content["seeds"]), experiments, tuple(arguments))
+
+
+def check_seeds(seeds: Any) -> tuple[int, ...]:  # noqa: ANN401 - what a YAML file holds
+    """The seeds, if they are different whole numbers.
+
+    Raises:
+        ValueError: they are not, or there is none.
+    """
+    whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+    if not whole or not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds: expected different whole numbers from 0 to 2^32 - 1, such as [0, 1], got {seeds!r}.")
+    return tuple(seeds)
+
+
+def _experiment(path: Path, entry: Any) -> Experiment:  # noqa: ANN401 - what a YAML file holds
+    _check_keys(path, "an experiment", entry, {"name"}, {"config", "weights_of"})
+    for key, value in entry.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{path}: {key}: expected a text, got {value!r}.")
+    name = entry["name"]
+    if not re.fullmatch(r"(?!(ablate|comparison)$)[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            f"{path}: name: expected letters, digits, _ . and -, since it names a folder of runs, and none of "
+            f"the taken ones, ablate and comparison, got {name!r}."
+        )
+    config = path.parent / entry.get("config", f"{name}.yaml")
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"{path}: {name}: expected its configuration, got no file {config}; name it with config."
+        )
+    return Experiment(name, config, entry.get("weights_of"))
+
+
+def _check_keys(path: Path, what: str, entry: Any, needed: set[str], more: set[str]) -> None:  # noqa: ANN401
+    if not isinstance(entry, dict):
+        raise ValueError(f"{path}: {what}: expected the keys {', '.join(sorted(needed))}, got {entry!r}.")
+    if missing := sorted(needed - entry.keys()):
+        raise ValueError(
+            f"{path}: {what}: expected the key {missing[0]!r}, got {', '.join(map(str, entry)) or 'none'}."
+        )
+    if unknown := sorted(map(str, entry.keys() - needed - more)):
+        raise ValueError(
+            f"{path}: {what}: expected the keys {', '.join(sorted(needed | more))}, got {unknown[0]!r}; put values of "
+            "the model or the data into the experiment's configuration."
+        )

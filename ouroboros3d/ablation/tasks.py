@@ -1,0 +1,96 @@
+"""The tasks of a suite: fits, tests and the comparison, with the command line of each and what it needs before it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ouroboros3d.ablation.suite import Experiment, Suite
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command of a suite.
+
+    Args:
+        name: of its log file and its entry in the manifest.
+        kind: the command.
+        run: the folder that the command writes to.
+        arguments: the command line after `python -m ouroboros3d`, the first time.
+        after: names of the tasks that have to be done before.
+        weights_of: the tested run whose checkpoint is tested again, or None.
+    """
+
+    name: str
+    kind: Literal["fit", "test", "compare"]
+    run: Path
+    arguments: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    weights_of: Path | None = None
+
+    @property
+    def makes_run(self) -> bool:
+        """Whether the run's folder is new with this task."""
+        return self.kind == "fit" or self.weights_of is not None
+
+    def command(self, started: bool) -> list[str]:
+        """The command line now: a run that was started goes on, and a tested checkpoint is named.
+
+        Args:
+            started: whether this task was started before.
+        """
+        goes_on = started and (self.run / "config.yaml").is_file()
+        if self.kind == "fit" and goes_on:
+            return ["fit", "--resume", str(self.run)]
+        if self.weights_of is None:
+            return list(self.arguments)
+        # The very checkpoint that the other variant was tested with.
+        tested = json.loads((self.weights_of / "results.json").read_text())["checkpoint"]
+        checkpoint = ["--ckpt_path", str(self.weights_of / "checkpoints" / Path(tested).name)]
+        first = ["test", "--config", str(self.run / "config.yaml")] if goes_on else self.arguments
+        return [*first, *checkpoint]
+
+    def is_complete(self) -> bool:
+        """Whether what it leaves behind is there."""
+        pattern = {"fit": "checkpoints/*.ckpt", "test": "results.json", "compare": "comparison.md"}[self.kind]
+        return any(self.run.glob(pattern))
+
+
+def plan(suite: Suite, runs: Path, arguments: Sequence[str]) -> list[Task]:
+    """All tasks of a suite, each after those that it needs; the comparison last, if there is something to compare.
+
+    Args:
+        suite: what to do.
+        runs: where runs are kept.
+        arguments: added to the command line of every fit and test.
+    """
+    tasks: list[Task] = []
+    for seed in suite.seeds:
+        version = f"{suite.name}-seed_{seed}"
+        for experiment in suite.experiments:
+            name, run = f"{experiment.name}-seed_{seed}", runs / experiment.name / version
+            common = _common(experiment, seed, runs, version, [*suite.arguments, *arguments])
+            if experiment.weights_of is None:
+                tasks.append(Task(f"{name}-fit", "fit", run, ("fit", *common)))
+                tested = ("test", "--config", str(run / "config.yaml"))
+                tasks.append(Task(f"{name}-test", "test", run, tested, (f"{name}-fit",)))
+            else:
+                needed = f"{experiment.weights_of}-seed_{seed}-test"
+                weights = runs / experiment.weights_of / version
+                tasks.append(Task(f"{name}-test", "test", run, ("test", *common), (needed,), weights))
+    if len(suite.experiments) > 1:
+        tests = [task for task in tasks if task.kind == "test"]
+        out = runs / "comparison"
+        command = ("compare", *(str(task.run) for task in tests), "--out", str(out))
+        tasks.append(Task("compare", "compare", out, command, tuple(task.name for task in tests)))
+    return tasks
+
+
+def _common(experiment: Experiment, seed: int, runs: Path, version: str, arguments: Sequence[str]) -> list[str]:
+    """One seed for the order of the data, the training and the noise of the sampler."""
+    return [
+        *("--config", str(experiment.config), *arguments),
+        *("--seed_everything", str(seed), "--data.seed", str(seed), "--model.sampler.seed", str(seed)),
+        *("--runs", str(runs), "--experiment", experiment.name, "--version", version),
+    ]
