@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup hooks demo test test-slow test-gpu lint types bench clean
+.PHONY: help setup hooks demo dashboard test test-slow test-gpu lint types bench clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +28,13 @@ hooks: $(STAMP)  ## run the checks before every commit
 demo: $(STAMP)  ## train the recursive model on the bundled objects, test it, show where everything is
 	$(BIN)/python -m ouroboros3d fit --config ablations/recursive.yaml
 	$(BIN)/python -m ouroboros3d test
+
+dashboard: runs/comparison/comparison.html | $(STAMP)  ## the comparison of the tested runs in TensorBoard
+	$(BIN)/tensorboard --logdir runs/comparison
+
+# Made again once a test is newer; one that was made with other arguments stays until then.
+runs/comparison/comparison.html: $(wildcard runs/*/*/results.json) | $(STAMP)
+	$(BIN)/python -m ouroboros3d compare
 
 test: $(STAMP)  ## the test suite, on the CPU and without network
 	$(BIN)/python -m pytest

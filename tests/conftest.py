@@ -22,7 +22,7 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # A script that a test runs with Triton's interpreter switched on before the import; not a module to collect.
 collect_ignore = ["renderers/interpreted_triton.py"]
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "firefox")
+BROWSER = ("chromium", "chromedriver")
 
 
 def why_not(marker: str, config: pytest.Config) -> str | None:
@@ -33,8 +33,8 @@ def why_not(marker: str, config: pytest.Config) -> str | None:
         return "needs the network; run with --network"
     if marker == "gpu" and not torch.cuda.is_available():
         return "needs a CUDA device"
-    if marker == "browser" and not any(map(shutil.which, BROWSERS)):
-        return f"needs a browser: one of {', '.join(BROWSERS)}"
+    if marker == "browser" and not all(map(shutil.which, BROWSER)):
+        return f"needs {' and '.join(BROWSER)}"
     return None
 
 

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "datamodules": CORE | {"renderers"},
     "metrics": CORE | {"renderers"},
     "lightning_modules": CORE | {"diffusion", "networks", "renderers", "metrics"},
+    "comparison": CORE | {"metrics"},
     "callbacks": CORE | {"diffusion", "networks", "renderers", "metrics", "lightning_modules"},
     "ablation": set(),
 }

@@ -1,0 +1,203 @@
+"""What `test` left in a run's folder, read strictly: a comparison of half-read files would be worse than none."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Fields of results.json that this package reads by name; whatever else is in it counts as protocol too.
+_SUMMARY = ("objects", "failed", "mean")
+_NEEDED = (
+    "run_id",
+    "method",
+    "git_commit",
+    "checkpoint_sha256",
+    "data_sha256",
+    "split",
+    "split_sha256",
+    "timestamp",
+    "seed",
+    "training_seed",
+    "device",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of one run on one split.
+
+    Args:
+        folder: of the run.
+        protocol: what the values were measured under, by field.
+        uids: of the n objects.
+        values: metrics and costs by name, each [n], NaN where missing.
+        failures: the error text of each object that failed, by uid.
+    """
+
+    folder: Path
+    protocol: Mapping[str, Any]
+    uids: tuple[str, ...]
+    values: Mapping[str, NDArray[np.float64]]
+    failures: Mapping[str, str]
+
+    @property
+    def experiment(self) -> str:
+        """The name of the folder that holds the run."""
+        return self.folder.resolve().parent.name
+
+    def pictures(self, uid: str) -> Path:
+        """The folder of an object's pictures and Gaussians."""
+        return self.folder / _named("objects", self.protocol["split"]) / uid
+
+    def curves(self) -> dict[str, NDArray[np.float64]]:
+        """Columns of steps.csv averaged over objects, each [steps], with `sigma`; none where there is no such file.
+
+        Raises:
+            ValueError: the file is not what `test` writes.
+        """
+        path = self.folder / f"{_named('steps', self.protocol['split'])}.csv"
+        if not path.is_file():
+            return {}
+        rows = _rows(path, ("uid", "step", "sigma"))
+        columns = [name for name in rows[0] if name not in ("uid", "step")]
+        table = {name: np.array([_number(path, row, name) for row in rows]) for name in columns}
+        steps = np.array([_number(path, row, "step") for row in rows])
+        return {
+            name: np.array([_mean(values[steps == step]) for step in np.unique(steps)])
+            for name, values in table.items()
+        }
+
+
+def results_path(folder: Path, split: str) -> Path:
+    """Where a run keeps the summary of a split."""
+    return folder / f"{_named('results', split)}.json"
+
+
+def unfinished(folder: Path, split: str) -> bool:
+    """Whether a test of the split was started and has not ended."""
+    return any(folder.glob(f"{_named('results', split)}.*jsonl.part"))
+
+
+def how_to_test(folder: Path, split: str) -> str:
+    """The command that tests a run, or goes on with a test that stopped."""
+    other = "" if split == "test" else f" --data.test_split {split}"
+    return f"python -m ouroboros3d test --config {folder / 'config.yaml'}{other}"
+
+
+def read_run(folder: Path, split: str) -> Run:
+    """Read the results of a run.
+
+    Args:
+        folder: of the run.
+        split: whose objects were tested.
+
+    Raises:
+        ValueError: not tested, a test that has not ended, files that are truncated or do not belong together.
+    """
+    path = results_path(folder, split)
+    if not path.is_file() or unfinished(folder, split):
+        state = "an unfinished test" if unfinished(folder, split) else "no test"
+        raise ValueError(
+            f"{folder}: expected results of the {split} objects, got {state}; finish it: {how_to_test(folder, split)}"
+        )
+    protocol = _summary(path)
+    objects, failed, means = (protocol.pop(name) for name in _SUMMARY)
+    again = f"test the run again: {how_to_test(folder, split)}"
+    table = path.with_suffix(".csv")
+    if not table.is_file():
+        raise ValueError(f"{table}: expected a file beside {path.name}, got none; {again}")
+    rows = _rows(table, ("uid", "status", "timestamp", *means))
+    if len(rows) != objects or {row["timestamp"] for row in rows} != {str(protocol["timestamp"])}:
+        raise ValueError(f"{table}: expected the {objects} objects of {path.name}'s test, got {len(rows)}; {again}")
+    uids = tuple(row["uid"] for row in rows)
+    failures = {row["uid"]: row["status"] for row in rows if row["status"] != "ok"}
+    if len(set(uids)) != len(uids) or len(failures) != failed or protocol["split"] != split:
+        raise ValueError(
+            f"{table}: expected {objects} different {split} objects of which {failed} failed, got {len(set(uids))} of "
+            f"{protocol['split']} of which {len(failures)}; {again}"
+        )
+    names = [name for name in rows[0] if name not in protocol and name not in ("uid", "status")]
+    values = {name: np.array([_number(table, row, name) for row in rows]) for name in names}
+    return Run(folder, protocol, uids, values, failures)
+
+
+def short(value: object) -> str:
+    """A protocol field's value as a reader needs it: ranges as ranges, the first digits of a hash."""
+    if isinstance(value, list):
+        whole = [item for item in value if isinstance(item, int)]
+        if len(value) > 2 and value == whole == list(range(whole[0], whole[0] + len(whole))):
+            return f"{value[0]} to {value[-1]}"
+        return " ".join(map(short, value)) or "none"
+    if isinstance(value, str):
+        return value[:12] if re.fullmatch(r"[0-9a-f]{40,}", value) else value  # as much of a hash as anyone reads
+    return "none" if value is None else json.dumps(value)
+
+
+def _named(stem: str, split: str) -> str:
+    """Files of another split than the test objects carry its name."""
+    return stem if split == "test" else f"{stem}_{split}"
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        summary: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSON's and Unicode's errors are both of this kind
+        raise ValueError(
+            f"{path}: expected JSON, got a damaged file ({error}); delete it and test the run again."
+        ) from error
+    fields: dict[str, Any] = summary if isinstance(summary, dict) else {}
+    missing = [name for name in (*_NEEDED, *_SUMMARY) if name not in fields]
+    if missing:
+        raise ValueError(
+            f"{path}: expected the fields of a test's summary, got none called {', '.join(missing)}; the file is "
+            "damaged or older than this version: delete it and test the run again."
+        )
+    kinds = {"objects": int, "failed": int, "mean": dict, "split": str}
+    wrong = [name for name, kind in kinds.items() if not isinstance(fields[name], kind)]
+    if wrong:
+        raise ValueError(f"{path}: expected {wrong[0]} of another kind, got {fields[wrong[0]]!r}; test the run again.")
+    return fields
+
+
+def _rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of a table that has the needed columns, as many cells in every row as columns, and at least one row."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *lines = list(csv.reader(file, strict=True)) or [[]]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected a table, got a damaged file ({error}); test the run again.") from error
+    missing = [name for name in needed if name not in header]
+    if missing or not lines:
+        got = f"none called {', '.join(missing)}" if missing else "no row"
+        raise ValueError(f"{path}: expected the columns of a test and its rows, got {got}; test the run again.")
+    short = [number for number, line in enumerate(lines, 2) if len(line) != len(header)]
+    if short:
+        raise ValueError(
+            f"{path}: expected {len(header)} cells in line {short[0]}, got {len(lines[short[0] - 2])}; the file is "
+            "truncated, test the run again."
+        )
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def _number(path: Path, row: Mapping[str, str], name: str) -> float:
+    """The number in a cell; an empty one is missing, which is never 0."""
+    if row[name] == "":
+        return math.nan
+    try:
+        return float(row[name])
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: expected a number as {name} of object {row['uid']}, got {row[name]!r}; test the run again."
+        ) from error
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan

@@ -1,0 +1,164 @@
+"""A comparison as text: the table in the terminal, comparison.md and comparison.csv."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ouroboros3d.comparison.labels import grouped, headline, interval, label, number, probability, titled
+from ouroboros3d.comparison.outcome import Comparison
+from ouroboros3d.comparison.runs import how_to_test, short
+from ouroboros3d.comparison.statistics import LEVEL
+
+MARKS = {"better": "▲", "worse": "▼", "undecided": "", "": ""}
+_COLOURS = {"better": "green", "worse": "red", "undecided": "dim", "": ""}
+# Ratios mean something for these; for decibels they do not.
+_RELATIVE = ("chamfer", "fscore", "coordinate_error", "seconds", "peak_memory_mib")
+
+
+def caption(comparison: Comparison) -> str:
+    """What the numbers are, in one sentence."""
+    variants = comparison.variants
+    seeds = sorted({len(variant.runs) for variant in variants})
+    counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return (
+        f"{len(comparison.uids)} {comparison.split} objects, {counts} seed{'' if seeds == [1] else 's'}; "
+        f"differences from {comparison.baseline.name} in pairs of the same object and seed"
+    )
+
+
+def explanation(comparison: Comparison) -> str:
+    """How intervals, marks and p-values came about."""
+    drawn = "objects" if all(len(v.runs) == 1 for v in comparison.variants) else "objects and seeds"
+    count = len(comparison.metrics) * (len(comparison.variants) - 1)
+    return (
+        f"Brackets are {LEVEL:.0%} percentile bootstrap intervals of the mean paired difference: {drawn} drawn with "
+        f"replacement, {comparison.samples:,} times, generator seed {comparison.seed}. ▲ better and ▼ worse: the "
+        "interval leaves out 0. p is Wilcoxon's signed-rank test over objects (mean over seeds), two-sided, "
+        f"uncorrected: of the {count} differences here about {count * 0.05:.0f} would show p < 0.05 by chance alone."
+    )
+
+
+def print_tables(comparison: Comparison, console: Console) -> None:
+    """Print the headline metrics, as many side by side as the console is wide, and what a reader has to know."""
+    metrics = headline(comparison.metrics)
+    names = max(len(variant.name) for variant in comparison.variants)
+    columns = max(1, (min(console.width, 100) - names) // 20)
+    size = math.ceil(len(metrics) / math.ceil(len(metrics) / columns))  # as even as possible
+    console.print(Text(caption(comparison), style="bold"))
+    for start in range(0, len(metrics), size):
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+        table.add_column("")
+        for metric in metrics[start : start + size]:
+            table.add_column(titled(metric).replace(" (", "\n("), justify="right", vertical="bottom", no_wrap=True)
+        for variant in comparison.variants:
+            cells = [_terminal_cell(comparison, variant.name, metric) for metric in metrics[start : start + size]]
+            table.add_row(Text(variant.name, style="bold"), *cells)
+        console.print(table)
+    console.print(Text(f"* best mean. {explanation(comparison)}", style="dim"))
+    for note in comparison.notes:
+        console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)  # a command in it can be copied
+
+
+def _terminal_cell(comparison: Comparison, variant: str, metric: str) -> Text:
+    cell = comparison.cells[variant, metric]
+    best = variant in comparison.best(metric)
+    text = Text(f"{'*' if best else ''}{number(metric, cell.mean)}", style="bold" if best else "")
+    if cell.difference is None:
+        return text
+    difference = cell.difference
+    colour = _COLOURS[difference.verdict]
+    text.append(f" {number(metric, difference.mean, True)}{MARKS[difference.verdict]}", style=colour)
+    return text.append(f"\n{interval(metric, difference.low, difference.high)}", style="dim")
+
+
+def markdown_tables(comparison: Comparison, metrics: Sequence[str]) -> str:
+    """One table: a row a metric, a column a variant."""
+    lines = [
+        "| | " + " | ".join(variant.name for variant in comparison.variants) + " |",
+        "|---|" + "---|" * len(comparison.variants),
+    ]
+    for metric in metrics:
+        cells = [markdown_cell(comparison, variant.name, metric) for variant in comparison.variants]
+        lines.append(f"| {titled(metric)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def markdown_cell(comparison: Comparison, variant: str, metric: str) -> str:
+    """Mean, difference, interval and p-value of one variant and metric."""
+    cell = comparison.cells[variant, metric]
+    mean = number(metric, cell.mean)
+    text = f"**{mean}**" if variant in comparison.best(metric) else mean
+    if cell.difference is None or math.isnan(cell.difference.mean):
+        return text
+    difference = cell.difference
+    p = probability(difference.p)
+    parts = [
+        number(metric, difference.mean, True) + relative(comparison, variant, metric) + MARKS[difference.verdict],
+        interval(metric, difference.low, difference.high),
+        *([f"p {p}"] if p else []),
+    ]
+    return "<br>".join([text, *parts])
+
+
+def relative(comparison: Comparison, variant: str, metric: str) -> str:
+    """The difference in percent of the baseline, where a ratio means something."""
+    difference = comparison.cells[variant, metric].difference
+    if difference is None or not metric.startswith(_RELATIVE) or not difference.baseline:
+        return ""
+    return f" ({difference.mean / difference.baseline:+.1%})"
+
+
+def markdown(comparison: Comparison) -> str:
+    """The whole of comparison.md."""
+    shared, differing = protocols(comparison)
+    names = [variant.name for variant in comparison.variants]
+    parts = [f"# Comparison of {', '.join(names)}", f"{caption(comparison)}. Bold: best mean."]
+    parts += [markdown_tables(comparison, headline(comparison.metrics)), explanation(comparison)]
+    parts += ["\n".join(f"- {note}" for note in comparison.notes)] if comparison.notes else []
+    parts += ["## Commands", f"```bash\n{comparison.command}\n```", "The runs, tested by:"]
+    tests = [how_to_test(run.folder, comparison.split) for v in comparison.variants for run in v.runs.values()]
+    parts += ["```bash\n" + "\n".join(tests) + "\n```"]
+    for name, metrics in grouped(comparison.metrics).items():
+        parts += [f"## {name}", markdown_tables(comparison, metrics)]
+    parts += ["## Protocol", "What the variants differ in:"]
+    rows = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    rows += [f"| {field} | " + " | ".join(values) + " |" for field, values in differing.items()]
+    parts += ["\n".join(rows), "What they share:", "| field | value |\n|---|---|"]
+    parts[-1] += "".join(f"\n| {field} | {value} |" for field, value in shared.items())
+    return "\n\n".join(parts) + "\n"
+
+
+def protocols(comparison: Comparison) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Protocol fields that all runs share, and those that differ with each variant's values."""
+    runs = [list(variant.runs.values()) for variant in comparison.variants]
+    fields = dict.fromkeys(field for members in runs for run in members for field in run.protocol)
+    shared, differing = {}, {}
+    for field in fields:
+        values = [list(dict.fromkeys(short(run.protocol.get(field)) for run in members)) for members in runs]
+        if all(value == values[0] and len(value) == 1 for value in values):
+            shared[field] = values[0][0]
+        else:
+            differing[field] = [", ".join(value) for value in values]
+    return shared, differing
+
+
+def csv_text(comparison: Comparison) -> str:
+    """The whole of comparison.csv: a row a variant and metric, full precision, a missing value empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = ["variant", "metric", "label", "n_objects", "n_seeds", "mean", "baseline", "n_pairs", "n_missing"]
+    writer.writerow([*columns, "baseline_mean", "difference", "low", "high", "p", "verdict"])
+    for variant in comparison.variants:
+        for metric in comparison.metrics:
+            cell = comparison.cells[variant.name, metric]
+            row = [variant.name, metric, label(metric), cell.objects, cell.seeds, cell.mean, comparison.baseline.name]
+            d = cell.difference
+            row += [d.pairs, d.missing, d.baseline, d.mean, d.low, d.high, d.p, d.verdict] if d else [""] * 8
+            writer.writerow(["" if isinstance(value, float) and math.isnan(value) else value for value in row])
+    return text.getvalue()

@@ -1,0 +1,268 @@
+"""Which runs are taken, how they become variants, and which of them may not be compared."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_writer import UIDS, write_run
+
+from ouroboros3d.comparison.outcome import Comparison, compare
+from ouroboros3d.comparison.runs import read_run
+from ouroboros3d.comparison.variants import check_comparable, choose, group
+
+BASE = [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 17.0]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two experiments: one with two seeds, an older twin and a run with other settings; one with one run."""
+    folder = tmp_path / "runs"
+    for version, more in {
+        "version_0": {"seed": 0, "timestamp": "2026-01-02"},
+        "version_1": {"seed": 1, "training_seed": 1, "timestamp": "2026-01-05"},
+        "older_twin": {"seed": 0, "timestamp": "2026-01-01"},
+        "other": {"seed": 2, "timestamp": "2026-01-03", "config": {"lr": 1e-3}},
+    }.items():
+        write_run(folder / "staged" / version, {"mv_psnr": BASE}, **more)
+    write_run(folder / "recursive" / "version_0", {"mv_psnr": BASE}, method="Recursive")
+    return folder
+
+
+def result(folders: list[Path], baseline: str | None = None, allowed: tuple[str, ...] = ()) -> Comparison:
+    variants = group([read_run(folder, "test") for folder in folders])
+    notes = check_comparable(variants, allowed)
+    return compare(variants, baseline, notes=notes, command="", split="test", samples=500, seed=0)
+
+
+# ---------------------------------------------------------------------------------------------------------- the choice
+
+
+def test_by_default_the_newest_of_each_experiment_with_its_other_seeds(runs):
+    (runs / "comparison" / "staged" / "seed_0").mkdir(parents=True)  # an earlier comparison is no experiment
+    (runs / "notes").mkdir()
+    chosen, notes = choose([], runs, "test")
+    assert [str(run.folder.relative_to(runs)) for run in chosen] == [
+        "recursive/version_0",
+        "staged/version_1",
+        "staged/version_0",
+    ]
+    assert notes == []
+    variants = group(chosen)
+    assert {variant.name: list(variant.runs) for variant in variants} == {"recursive": ["0"], "staged": ["0", "1"]}
+
+
+def test_named_runs_and_experiments(runs):
+    chosen, _ = choose([runs / "recursive", runs / "staged" / "other"], runs, "test")
+    assert [run.folder.name for run in chosen] == ["version_0", "other"]
+    chosen, _ = choose([runs / "staged", runs / "staged" / "version_0"], runs, "test")
+    assert [run.folder.name for run in chosen] == ["version_1", "version_0"]  # named twice, taken once
+
+
+def test_variants_of_one_experiment_are_told_apart_by_version(runs):
+    chosen, _ = choose([runs / "staged" / "version_0", runs / "staged" / "other"], runs, "test")
+    assert [variant.name for variant in group(chosen)] == ["staged/version_0", "staged/other"]
+
+
+def test_training_seeds_tell_runs_apart_where_the_samplers_seed_does_not(tmp_path):
+    for seed in (0, 1):
+        for name in ("staged", "recursive"):
+            write_run(tmp_path / name / f"version_{seed}", {"mv_psnr": BASE}, training_seed=seed)
+    variants = group(choose([], tmp_path, "test")[0])
+    assert [list(variant.runs) for variant in variants] == [["0-0", "0-1"]] * 2
+
+
+def test_unfinished_runs_are_left_out_with_a_note_and_refused_when_named(runs):
+    (runs / "staged" / "version_1" / "results.kept.jsonl.part").touch()
+    chosen, notes = choose([], runs, "test")
+    assert "staged/version_1" not in [str(run.folder.relative_to(runs)) for run in chosen]
+    assert len(notes) == 1
+    assert f"{runs}/staged/version_1 is left out: its test is unfinished; finish it: python" in notes[0]
+    with pytest.raises(ValueError, match="got an unfinished test"):
+        choose([runs / "staged" / "version_1"], runs, "test")
+
+
+def test_nothing_to_compare_gets_one_line(runs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="expected runs with results of the test objects, got none; python -m"):
+        choose([], tmp_path / "empty", "test")
+    with pytest.raises(FileNotFoundError, match="nowhere: expected a run's folder"):
+        choose([tmp_path / "nowhere"], runs, "test")
+    with pytest.raises(FileNotFoundError, match="nowhere: expected"):
+        choose([], tmp_path / "nowhere", "test")
+    with pytest.raises(ValueError, match="empty: expected a run or an experiment with tested runs, got none"):
+        choose([tmp_path / "empty"], runs, "test")
+    with pytest.raises(ValueError, match=r"got recursive alone \(.*recursive/version_0\); test another one: python -m"):
+        group(choose([runs / "recursive"], runs, "test")[0])
+    with pytest.raises(ValueError, match="got staged alone"):  # two seeds of one variant
+        group(choose([runs / "staged"], runs, "test")[0])
+    with pytest.raises(ValueError, match=r"older_twin: expected another seed or configuration than .*version_0"):
+        group(choose([runs / "staged" / "version_0", runs / "staged" / "older_twin"], runs, "test")[0])
+    (runs / "staged" / "version_0" / "config.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match=r"version_0/config\.yaml: expected YAML"):
+        choose([], runs, "test")
+
+
+# ------------------------------------------------------------------------------------------------------- comparability
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("resolution", 64),
+        ("background", "black"),
+        ("fov_deg", 49.1),
+        ("views", 8),
+        ("data_sha256", "other data"),
+        ("split_sha256", "other objects"),
+        ("steps", 50),
+        ("guidance_max", 1.0),
+        ("lpips_net", "vgg"),
+        ("fscore_thresholds", [0.1]),
+        ("a_field_of_tomorrow", 1),
+    ],
+)
+def test_runs_that_were_not_tested_alike_are_refused_by_name(tmp_path, field, value):
+    first = write_run(tmp_path / "staged" / "version_0", {"mv_psnr": BASE})
+    other = write_run(tmp_path / "recursive" / "version_0", {"mv_psnr": BASE}, **{field: value})
+    with pytest.raises(ValueError, match=rf"{other}: expected {field} .* as in {first}, got .*--allow {field}"):
+        result([first, other])
+    assert (
+        f"{field} differs between runs, which --allow {field} permitted."
+        in result([first, other], None, (field,)).notes
+    )
+
+
+def test_what_the_ablation_is_may_differ(tmp_path):
+    first = write_run(tmp_path / "staged" / "version_0", {"mv_psnr": BASE})
+    other = write_run(
+        tmp_path / "recursive" / "version_0",
+        {"mv_psnr": BASE},
+        method="Recursive",
+        feedback_maps=["colour"],
+        feedback_steps=[0, 1],
+        projection_steps=[3],
+        training_seed=5,
+        git_commit="f" * 40,
+        device="cuda:0",
+    )
+    notes = result([first, other]).notes
+    assert "git_commit differs between runs: 0123abcd, ffffffffffff." in notes
+    assert "device differs between runs: cpu, cuda:0." in notes
+    assert not any("feedback" in note or "training_seed" in note for note in notes)
+
+
+def test_other_objects_are_refused_and_shared_ones_compared_on_request(tmp_path):
+    first = write_run(tmp_path / "staged" / "version_0", {"mv_psnr": BASE})
+    uids = [*UIDS[:7], "another"]
+    shifted = [value + 1 for value in BASE]
+    other = write_run(tmp_path / "recursive" / "v", {"mv_psnr": shifted}, uids=uids, split_sha256="other")
+    with pytest.raises(ValueError, match=r"expected the 8 objects of .*, got 8; another is in one of them only"):
+        result([first, other])
+    for allowed in ("uids", "split_sha256"):
+        difference = result([first, other], None, (allowed,)).cells["recursive", "mv_psnr"].difference
+        assert (difference.pairs, difference.missing, difference.mean) == (7, 2, pytest.approx(1))
+
+
+def test_an_unknown_field_cannot_be_allowed(tmp_path):
+    folders = [write_run(tmp_path / name / "v", {"mv_psnr": BASE}) for name in ("staged", "recursive")]
+    with pytest.raises(ValueError, match=r"allow: expected one of background, .*uids, views, got colour\."):
+        result(folders, None, ("colour",))
+
+
+# ------------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_known_numbers_in_known_statistics_out(tmp_path):
+    first = write_run(tmp_path / "staged" / "v", {"mv_psnr": BASE, "chamfer": [0.2] * 8, "constant_psnr": [1.0] * 8})
+    values = {"mv_psnr": [v + 0.5 for v in BASE], "chamfer": [0.1] * 8, "constant_psnr": [2.0] * 8}
+    better = write_run(tmp_path / "recursive" / "v", values)
+    values = {"mv_psnr": [v - 0.5 for v in BASE], "chamfer": [0.3, 0.1] * 4, "constant_psnr": [1.0] * 8}
+    worse = write_run(tmp_path / "joint_only" / "v", values)
+    found = result([better, first, worse])
+    assert [variant.name for variant in found.variants] == ["staged", "recursive", "joint_only"]
+    assert found.cells["staged", "mv_psnr"].mean == 13.5
+    assert found.cells["staged", "mv_psnr"].difference is None
+    up = found.cells["recursive", "mv_psnr"].difference
+    assert (up.mean, up.low, up.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert (up.pairs, up.missing, up.baseline, up.verdict) == (8, 0, 13.5, "better")
+    assert up.p == pytest.approx(2 / 2**8)  # the most extreme of the patterns of eight signs, and its opposite
+    assert found.cells["joint_only", "mv_psnr"].difference.verdict == "worse"
+    # Lower is better.
+    assert found.cells["recursive", "chamfer"].difference.verdict == "better"
+    mixed = found.cells["joint_only", "chamfer"].difference
+    assert mixed.low < 0 < mixed.high
+    assert mixed.verdict == "undecided"
+    assert found.best("chamfer") == ["recursive"]
+    # Neither direction is better, or nothing differs.
+    assert found.cells["recursive", "constant_psnr"].difference.verdict == ""
+    assert found.best("constant_psnr") == []
+    assert found.best("nfe") == []
+    same = found.cells["recursive", "nfe"].difference
+    assert (same.mean, same.low, same.high, same.p, same.verdict) == (0, 0, 0, 1, "undecided")
+
+
+def test_pairs_go_by_uid_and_seed_whatever_the_order_of_rows(tmp_path):
+    generator = np.random.default_rng(0)
+    order = generator.permutation(8)
+    offsets = {0: 0.25, 1: 0.75}
+    folders = []
+    for seed, offset in offsets.items():
+        values = generator.normal(10, 3, 8)
+        folders.append(write_run(tmp_path / "staged" / f"{seed}", {"mv_psnr": values}, seed=seed))
+        shuffled, uids = (values + offset)[order], [UIDS[i] for i in order]
+        folders.append(write_run(tmp_path / "recursive" / f"{seed}", {"mv_psnr": shuffled}, uids=uids, seed=seed))
+    found = result(folders[::-1])
+    difference = found.cells["recursive", "mv_psnr"].difference
+    assert difference.mean == pytest.approx(0.5)
+    assert (difference.low, difference.high) == pytest.approx((0.25, 0.75))  # both draws the one seed or the other
+    assert (difference.pairs, found.cells["recursive", "mv_psnr"].seeds) == (16, 2)
+    assert found.per_object("recursive", "mv_psnr") - found.per_object("staged", "mv_psnr") == pytest.approx([0.5] * 8)
+
+
+def test_missing_and_failed_pairs_are_left_out_and_counted(tmp_path):
+    first = write_run(tmp_path / "staged" / "v", {"mv_psnr": BASE, "chamfer": [math.nan, 0.2] + [0.2] * 6})
+    values = {"mv_psnr": [v + 1 for v in BASE], "chamfer": [0.1, math.nan] + [0.1] * 6}
+    other = write_run(tmp_path / "recursive" / "v", values, failures={UIDS[7]: "ValueError: broken"})
+    found = result([first, other])
+    psnr, chamfer = (found.cells["recursive", name].difference for name in ("mv_psnr", "chamfer"))
+    assert (psnr.pairs, psnr.missing, psnr.baseline) == (7, 1, 13.0)  # the mean without the failed object's 17
+    assert (chamfer.pairs, chamfer.missing) == (5, 3)
+    assert found.cells["recursive", "mv_psnr"].objects == 7
+    assert any(f"1 of 8 objects failed ({UIDS[7]}: ValueError: broken)" in note for note in found.notes)
+    assert any("3 in chamfer" in note for note in found.notes)
+
+
+def test_only_shared_seeds_are_paired(tmp_path):
+    for name, seeds in {"staged": (0, 1), "recursive": (1, 2), "joint_only": (3,)}.items():
+        for seed in seeds:
+            write_run(tmp_path / name / f"{seed}", {"mv_psnr": [v + seed for v in BASE]}, seed=seed)
+    folders = [tmp_path / "staged" / "0", tmp_path / "staged" / "1", *(tmp_path / "recursive" / s for s in "12")]
+    found = result(folders)
+    assert found.cells["recursive", "mv_psnr"].difference.mean == 0
+    assert found.cells["recursive", "mv_psnr"].difference.pairs == 8
+    assert any("The seeds differ (staged: 0, 1; recursive: 1, 2)" in note for note in found.notes)
+    with pytest.raises(
+        ValueError, match="joint_only: expected an object and a seed in common with staged, got seeds 3"
+    ):
+        result([*folders, tmp_path / "joint_only" / "3"])
+
+
+def test_the_baseline_is_staged_or_the_named_or_the_first(tmp_path):
+    folders = {name: write_run(tmp_path / name / "v", {"mv_psnr": BASE}) for name in ("a", "staged", "b")}
+    assert result(list(folders.values())).baseline.name == "staged"
+    assert result(list(folders.values()), "b").baseline.name == "b"
+    assert result([folders["b"], folders["a"]]).baseline.name == "b"
+    with pytest.raises(ValueError, match=r"baseline: expected one of a, staged, b, got c\."):
+        result(list(folders.values()), "c")
+
+
+def test_notes_say_what_the_intervals_cannot(tmp_path):
+    uids = [f"o{i}" for i in range(20)]
+    for name in ("staged", "recursive"):
+        for seed in range(4):
+            write_run(tmp_path / name / f"{seed}", {"mv_psnr": [1.0] * 20}, uids=uids, seed=seed)
+    every = [tmp_path / name / f"{seed}" for name in ("staged", "recursive") for seed in range(4)]
+    assert result(every).notes == []
+    assert any("4" not in note and "2 seeds are few" in note for note in result([*every[:2], *every[4:6]]).notes)
+    assert any("One seed" in note for note in result([every[0], every[4]]).notes)
