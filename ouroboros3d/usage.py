@@ -46,11 +46,18 @@ Losses and quality on the validation objects. Without arguments: the newest run'
 {_OPTIONS}""",
     "test": f"""usage: python -m ouroboros3d test [--config FILE] [--ckpt_path FILE] [OPTIONS]
 
-Quality of generated views and of renders of the reconstructed 3D on the test objects. Writes results.json, results.csv
-and pictures/ into the run. Without arguments: the newest run's best checkpoint, and says which.
+Quality of generated views, of renders of the reconstructed 3D and of its surface on the test objects, and what it cost.
+Writes results.json, results.csv (a row an object), steps.csv (a row a denoising step) and objects/ (views, renders,
+Gaussians) into the run. A test that was interrupted goes on where it stopped. Without arguments: the newest run's best
+checkpoint, and says which.
 
   --ckpt_path FILE          another checkpoint, with its own run's configuration unless --config gives another one;
                             a staged checkpoint also fits ablations/inference_combined.yaml and ablations/recursive.yaml
+  --data.test_split train   other objects; the files are named after them: results_train.json
+  --model.evaluation.alignment yaw|icp
+                            align the surface with the true one before they are compared
+  --trainer.devices 2 --trainer.strategy ddp
+                            share the objects between processes
 {_OPTIONS}""",
     "predict": f"""usage: python -m ouroboros3d predict --image FILE [--ckpt_path FILE] [OPTIONS]
 
