@@ -36,11 +36,11 @@ dashboard: runs/comparison/comparison.html | $(STAMP)  ## the comparison of the 
 runs/comparison/comparison.html: $(wildcard runs/*/*/results.json) | $(STAMP)
 	$(BIN)/python -m ouroboros3d compare
 
-test: $(STAMP)  ## the test suite, on the CPU and without network
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the test suite, on the CPU and without network, a process a core
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(STAMP)  ## the test suite with the tests that take minutes
-	$(BIN)/python -m pytest --slow
+	$(BIN)/python -m pytest -n auto --dist loadfile --slow
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and "test-gpu: no CUDA device here.")'
