@@ -22,10 +22,11 @@ PACKAGE = ROOT / "ouroboros3d"
 # What each part may import besides itself: core types <- diffusion | networks | renderers <- datamodules | metrics
 # <- lightning_modules | callbacks <- the command line. Data and model meet only in batch.py, so neither side imports
 # the other; diffusion receives the network as an argument.
-CORE = {"cameras", "gaussians", "surface", "batch"}
+CORE = {"cameras", "gaussians", "surface", "batch", "files"}
 MAY_IMPORT = {
     "cameras": set(),
-    "gaussians": {"cameras"},
+    "gaussians": {"cameras", "files"},
+    "files": set(),
     "surface": {"cameras"},
     "batch": {"cameras", "gaussians", "surface"},
     "diffusion": CORE,
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "lightning_modules": CORE | {"diffusion", "networks", "renderers", "metrics"},
     "comparison": CORE | {"metrics"},
     "callbacks": CORE | {"diffusion", "networks", "renderers", "metrics", "lightning_modules"},
-    "ablation": set(),
+    "ablation": {"files"},
 }
 # Where a third-party library may be imported; None = anywhere but below.
 ONLY_IN = {
@@ -47,7 +48,6 @@ ONLY_IN = {
 NO_LIGHTNING = {*CORE, "diffusion", "networks", "renderers"}
 # Declared, and used without an import of ours.
 INDIRECT = {
-    "tensorboard": "Lightning's TensorBoardLogger writes with it",
     "torchvision": "lpips takes its backbones from it",
 }
 

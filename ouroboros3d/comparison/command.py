@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--allow", action="append", default=[])
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.samples < 100:
         raise ValueError(f"samples: expected at least 100 draws of the bootstrap, got {options.samples}.")
     if options.seed < 0:
@@ -83,7 +83,7 @@ def _write(comparison: Comparison, folder: Path) -> None:
             strips[uid] = pictures
     metrics = headline(comparison.metrics)
     curves = {v.name: columns for v in comparison.variants if (columns := v.first.curves())}
-    scattered = [metric for metric in metrics if metric.startswith(_SCATTERED)]
+    scattered = [metric for metric in metrics if metric.startswith(_SCATTERED)] or metrics[:1]
     drawn = {
         "Mean paired difference from the baseline with its interval; at the right each variant's mean. Green is "
         "better, orange is worse, grey is undecided.": figures.differences(comparison, metrics),

@@ -20,7 +20,6 @@ from ouroboros3d.comparison.tables import caption, explanation, markdown_tables
 from ouroboros3d.comparison.variants import Variant
 
 OVERVIEW = "overview"
-_COPIED = ("train/", "val/")
 # TensorBoard keeps ten steps of a tag, and draws a canvas a card of which a browser allows sixteen: so a variant's
 # clouds are the steps of one card.
 _CLOUDS = 10
@@ -51,11 +50,11 @@ def write_dashboard(comparison: Comparison, folder: Path, strips: Mapping[str, M
         metrics = headline(comparison.metrics)
         for metric in metrics:
             differences, objects = figures.differences(comparison, [metric]), figures.scatter(comparison, [metric])
-            writer.add_image(f"differences/{metric}", figures.to_pixels(differences), dataformats="HWC")
-            writer.add_image(f"objects/{metric}", figures.to_pixels(objects), dataformats="HWC")
+            _write_picture(writer, f"differences/{metric}", figures.to_image(differences))
+            _write_picture(writer, f"objects/{metric}", figures.to_image(objects))
         for uid, pictures in strips.items():
             for kind, picture in pictures.items():
-                writer.add_image(f"{kind}/{uid}", np.asarray(picture), dataformats="HWC")
+                _write_picture(writer, f"{kind}/{uid}", picture)
         notes = "\n".join(f"- {note}" for note in comparison.notes)
         tables = {"Headline": metrics, **grouped(comparison.metrics)}
         for place, (name, members) in enumerate(tables.items()):  # shown in the order of their names
@@ -84,7 +83,7 @@ def _copied(run: Run) -> Iterator[tuple[str, float, int, float]]:
     everything = {"scalars": 0, "tensors": 1, "images": 1, "compressedHistograms": 1, "histograms": 1, "audio": 1}
     events = EventAccumulator(str(run.folder), size_guidance=everything).Reload()
     for tag in events.Tags()["scalars"]:
-        if tag.startswith(_COPIED):
+        if tag.startswith("val/") or (tag.startswith("train/") and tag.endswith("loss")):
             yield from ((tag, event.value, event.step, event.wall_time) for event in events.Scalars(tag))
 
 
@@ -113,6 +112,10 @@ def _write_session(writer: SummaryWriter, comparison: Comparison, variant: Varia
 def _setting(value: object) -> str:
     """As text: TensorBoard shows the number 20 as 20.000."""
     return (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
+
+
+def _write_picture(writer: SummaryWriter, tag: str, picture: Image.Image) -> None:
+    writer.add_image(tag, np.asarray(picture), dataformats="HWC")
 
 
 def _write_clouds(writer: SummaryWriter, variant: Variant, uids: Sequence[str]) -> None:

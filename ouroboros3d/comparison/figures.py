@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from PIL import Image
 
 from ouroboros3d.comparison.labels import number, titled
 from ouroboros3d.comparison.outcome import Comparison
@@ -74,7 +74,7 @@ def scatter(comparison: Comparison, metrics: Sequence[str]) -> Figure:
     """Each object's value of the baseline against that of every other variant, a panel a metric; shaded: better."""
     columns = min(4, len(metrics))
     rows = math.ceil(len(metrics) / columns)
-    height = 2.9 + 0.19 * len(comparison.variants)
+    height = 3.4 + 0.18 * len(comparison.variants)
     figure = Figure(figsize=(max(2.9 * columns, 3.4), height * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(metrics) :]:
@@ -134,14 +134,11 @@ def colours_of(comparison: Comparison) -> dict[str, str]:
     return {v.name: COLOURS[index % len(COLOURS)] for index, v in enumerate(comparison.variants)}
 
 
-def to_pixels(figure: Figure) -> NDArray[np.uint8]:
-    """A figure drawn on white, [H, W, 3]."""
-    figure.set_facecolor("white")
-    figure.set_dpi(110)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[:, :, :3].copy()  # type: ignore[no-untyped-call]
-    return pixels
+def to_image(figure: Figure) -> Image.Image:
+    """A figure drawn on white."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110, facecolor="white", bbox_inches="tight")
+    return Image.open(content).convert("RGB")
 
 
 def to_svg(figure: Figure) -> str:
@@ -149,7 +146,7 @@ def to_svg(figure: Figure) -> str:
     text = io.StringIO()
     # Text stays text; ids that do not change let two pages of the same numbers be equal.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ouroboros3d"}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(text, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     # As wide as its place, and no wider than drawn: 4 pixels are 3 points.

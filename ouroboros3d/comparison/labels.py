@@ -12,6 +12,7 @@ _WHOLE = {
     "chamfer": "Chamfer",
     "chamfer_unaligned": "Chamfer, unaligned",
     "normal_consistency": "normal consistency",
+    "volume_iou": "volume IoU",
     "constant_psnr_foreground": "best constant image, PSNR fg",
     "truncated_pixels": "truncated pixels",
     "nfe": "network evaluations",
@@ -71,6 +72,7 @@ def group(metric: str) -> str:
         "chamfer": GROUPS[4],
         "fscore": GROUPS[4],
         "normal_": GROUPS[4],
+        "volume_": GROUPS[4],
     }
     return next((name for start, name in starts.items() if metric.startswith(start)), "Other")
 
@@ -84,10 +86,11 @@ def grouped(metrics: Iterable[str]) -> dict[str, list[str]]:
 
 
 def headline(metrics: Sequence[str]) -> list[str]:
-    """The metrics that the short table and the figures show; of the F-scores the one of the middle threshold."""
+    """What the short table and the figures show, at least one metric; of the F-scores the middle threshold's."""
     thresholds = sorted((m for m in metrics if m.startswith("fscore@")), key=lambda m: float(m.split("@")[1]))
     middle = thresholds[(len(thresholds) - 1) // 2] if thresholds else ""
-    return [name for name in (middle if wanted == "fscore" else wanted for wanted in _HEADLINE) if name in metrics]
+    wanted = [middle if name == "fscore" else name for name in _HEADLINE]
+    return [name for name in wanted if name in metrics] or list(metrics[:5])
 
 
 def number(metric: str, value: float, signed: bool = False) -> str:

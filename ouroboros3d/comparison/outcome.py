@@ -15,6 +15,7 @@ from ouroboros3d.metrics.directions import higher_is_better
 
 Verdict = Literal["better", "worse", "undecided", ""]
 _FEW_OBJECTS, _FEW_SEEDS = 20, 4  # below either, intervals are too narrow; a test measures how much
+_LEAST_OBJECTS = 5  # below, the bootstrap knows next to nothing: of one object it would say that all are like it
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,8 @@ def _differences(
             f"{', '.join(variant.runs)} against {', '.join(base.runs)}; test both with the same seeds."
         )
     low, high = bootstrap_interval(pairs, samples, seed)
+    too_few = known.any(0).sum(0) < _LEAST_OBJECTS
+    low[too_few], high[too_few] = math.nan, math.nan
     found = []
     for index, metric in enumerate(metrics):
         here = known[:, :, index]
@@ -231,6 +234,8 @@ def _failures(variants: Sequence[Variant]) -> list[str]:
 def _reach(objects: int, seeds: int) -> list[str]:
     """What the intervals cannot say."""
     notes = []
+    if objects < _LEAST_OBJECTS:
+        notes.append(f"{objects} objects are too few for an interval: at least {_LEAST_OBJECTS} are needed.")
     if seeds == 1:
         notes.append("One seed: the intervals are about other objects, not about another training or other noise.")
     few = [f"{objects} objects"] if objects < _FEW_OBJECTS else []

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Fields of results.json that this package reads by name; whatever else is in it counts as protocol too.
+# Fields of results.json that this package reads by name.
 _SUMMARY = ("objects", "failed", "mean")
 _NEEDED = (
     "run_id",
@@ -87,8 +88,14 @@ def unfinished(folder: Path, split: str) -> bool:
 
 def how_to_test(folder: Path, split: str) -> str:
     """The command that tests a run, or goes on with a test that stopped."""
-    other = "" if split == "test" else f" --data.test_split {split}"
-    return f"python -m ouroboros3d test --config {folder / 'config.yaml'}{other}"
+    config = folder / "config.yaml"
+    more = "" if split == "test" else f" --data.test_split {split}"
+    if config.is_file() and not (folder / "checkpoints").is_dir():  # a run that only tests another one's checkpoint
+        known = re.search(
+            r"^ckpt_path: (?!null)(.+)$", config.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+        )
+        more += f" --ckpt_path {shlex.quote(known[1])}" if known else ""
+    return f"python -m ouroboros3d test --config {shlex.quote(str(config))}{more}"
 
 
 def read_run(folder: Path, split: str) -> Run:
@@ -107,13 +114,15 @@ def read_run(folder: Path, split: str) -> Run:
         raise ValueError(
             f"{folder}: expected results of the {split} objects, got {state}; finish it: {how_to_test(folder, split)}"
         )
-    protocol = _summary(path)
-    objects, failed, means = (protocol.pop(name) for name in _SUMMARY)
+    summary = _summary(path)
+    objects, failed, means = (summary[name] for name in _SUMMARY)
     again = f"test the run again: {how_to_test(folder, split)}"
     table = path.with_suffix(".csv")
     if not table.is_file():
         raise ValueError(f"{table}: expected a file beside {path.name}, got none; {again}")
-    rows = _rows(table, ("uid", "status", "timestamp", *means))
+    rows = _rows(table, ("uid", "status", *_NEEDED, *means))
+    # What every row repeats is the protocol.
+    protocol = {name: value for name, value in summary.items() if name in rows[0]}
     if len(rows) != objects or {row["timestamp"] for row in rows} != {str(protocol["timestamp"])}:
         raise ValueError(f"{table}: expected the {objects} objects of {path.name}'s test, got {len(rows)}; {again}")
     uids = tuple(row["uid"] for row in rows)
@@ -123,8 +132,7 @@ def read_run(folder: Path, split: str) -> Run:
             f"{table}: expected {objects} different {split} objects of which {failed} failed, got {len(set(uids))} of "
             f"{protocol['split']} of which {len(failures)}; {again}"
         )
-    names = [name for name in rows[0] if name not in protocol and name not in ("uid", "status")]
-    values = {name: np.array([_number(table, row, name) for row in rows]) for name in names}
+    values = {name: np.array([_number(table, row, name) for row in rows]) for name in rows[0] if name in means}
     return Run(folder, protocol, uids, values, failures)
 
 
@@ -149,15 +157,13 @@ def _summary(path: Path) -> dict[str, Any]:
     try:
         summary: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # JSON's and Unicode's errors are both of this kind
-        raise ValueError(
-            f"{path}: expected JSON, got a damaged file ({error}); delete it and test the run again."
-        ) from error
+        raise ValueError(f"{path}: expected JSON, got a damaged file ({error}); test the run again.") from error
     fields: dict[str, Any] = summary if isinstance(summary, dict) else {}
     missing = [name for name in (*_NEEDED, *_SUMMARY) if name not in fields]
     if missing:
         raise ValueError(
             f"{path}: expected the fields of a test's summary, got none called {', '.join(missing)}; the file is "
-            "damaged or older than this version: delete it and test the run again."
+            "damaged or older than this version; test the run again, or name the runs to compare."
         )
     kinds = {"objects": int, "failed": int, "mean": dict, "split": str}
     wrong = [name for name, kind in kinds.items() if not isinstance(fields[name], kind)]

@@ -10,7 +10,7 @@ from ouroboros3d.comparison.runs import Run
 
 _TILE = 96  # pixels of a view in a strip, about
 _GAP = 2
-_HEAD = 20
+_HEAD = 22
 _PAPER, _INK, _PALE = "white", "#222222", "#777777"
 _METRIC = {"views": "mv_psnr_foreground", "renders": "novel_psnr_foreground"}
 
@@ -68,7 +68,7 @@ def _views(run: Run, uid: str, name: str) -> list[Image.Image]:
 
 
 def _sheet(rows: Sequence[tuple[str, str, list[Image.Image]]], heads: Sequence[str], uid: str) -> Image.Image:
-    font, small = ImageFont.load_default(13), ImageFont.load_default(11)
+    font, small = ImageFont.load_default(16), ImageFont.load_default(13)
     size = rows[-1][2][0].height if rows[-1][2] else rows[1][2][0].height if rows[1][2] else _TILE
     # Whole multiples show the pixels that there are; larger views are made smaller.
     tile = size * max(1, round(_TILE / size)) if size <= _TILE else _TILE
@@ -82,8 +82,8 @@ def _sheet(rows: Sequence[tuple[str, str, list[Image.Image]]], heads: Sequence[s
     for row, (name, more, views) in enumerate(rows):
         top = _HEAD + row * (tile + _GAP)
         middle = top + tile / 2
-        draw.text((8, middle - (8 if more else 0)), name, _INK, font, anchor="lm")
-        draw.text((8, middle + 9), more, _PALE, small, anchor="lm")
+        draw.text((8, middle - (9 if more else 0)), name, _INK, font, anchor="lm")
+        draw.text((8, middle + 11), more, _PALE, small, anchor="lm")
         for column, view in enumerate(views):
             filter_ = Image.Resampling.NEAREST if tile >= view.height else Image.Resampling.LANCZOS
             sheet.paste(view.resize((tile, tile), filter_), (left + column * (tile + _GAP), top))

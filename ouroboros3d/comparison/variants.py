@@ -12,11 +12,13 @@ import yaml
 from ouroboros3d.comparison.runs import Run, how_to_test, read_run, results_path, short, unfinished
 
 # What may differ between two runs of a comparison: who ran what, when and where, and what the ablation itself is.
-_IDENTITY = {"run_id", "experiment", "checkpoint", "checkpoint_sha256", "config_hash", "timestamp", "dataset"}
+_IDENTITY = {"run_id", "experiment", "config_hash", "timestamp", "dataset"}
+_WEIGHTS = {"checkpoint", "checkpoint_sha256", "training_steps"}
 _PLACE = {"git_commit", "package_versions", "device", "world_size"}
 _ABLATED = {"method", "projection_steps", "feedback_steps", "blend", "feedback_maps", "published_switches"}
 _SEEDS = {"seed", "training_seed"}
-_FREE = _IDENTITY | _PLACE | _ABLATED | _SEEDS
+_OF_OBJECTS = {"split_sha256", "data_sha256"}  # hashes of all objects, which differ where one object does
+_FREE = _IDENTITY | _WEIGHTS | _PLACE | _ABLATED | _SEEDS
 # Keys of a run's config.yaml that say where and with which seed, and nothing of what was run.
 _PLACES_AND_SEEDS = {"seed", "seed_everything", "ckpt_path", "runs", "experiment", "version", "default_root_dir"}
 
@@ -144,16 +146,17 @@ def check_comparable(variants: Sequence[Variant], allowed: Sequence[str]) -> lis
             alone = sorted(set(run.uids) ^ set(first.uids))
             raise ValueError(
                 f"{run.folder}: expected the {len(first.uids)} objects of {first.folder}, got {len(run.uids)}; "
-                f"{alone[0]} is in one of them only; test both on the same data, or --allow uids compares shared ones."
+                f"{alone[0]} is in one of them only; test both on the same data, or --allow uids compares the rest."
             )
         for name in sorted(known - _FREE - {"uids"}):
             ours, theirs = first.protocol.get(name), run.protocol.get(name)
-            if ours == theirs or (name == "split_sha256" and "uids" in allowed):
+            if ours == theirs or (name in _OF_OBJECTS and "uids" in allowed):
                 continue
-            if name not in allowed:
+            two_nets = name == "lpips_net" and None not in (ours, theirs)  # values of two nets belong in two columns
+            if name not in allowed or two_nets:
                 raise ValueError(
                     f"{run.folder}: expected {name} {short(ours)} as in {first.folder}, got {short(theirs)}; test both "
-                    f"alike, or --allow {name} compares them all the same."
+                    f"alike, name the runs to compare, or --allow {name}."
                 )
             notes[name] = f"{name} differs between runs, which --allow {name} permitted."
     for name in ("git_commit", "device", "package_versions"):
@@ -200,7 +203,9 @@ def _but_for_seeds(run: Run) -> str:
         raise ValueError(f"{path}: expected YAML, got a damaged file; run the experiment again.") from error
     if isinstance(config, dict) and isinstance(config.get("trainer"), dict):
         config["trainer"].pop("logger", None)  # names the run's folder
-    protocol = {name: value for name, value in run.protocol.items() if name not in _IDENTITY | _PLACE | _SEEDS}
+    protocol = {
+        name: value for name, value in run.protocol.items() if name not in _IDENTITY | _WEIGHTS | _PLACE | _SEEDS
+    }
     return json.dumps([_without(config), protocol], sort_keys=True, default=str)
 
 

@@ -29,6 +29,7 @@ _FLAGS = (
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
     "--window-size=1600,1200",
+    "--hide-scrollbars",
     "--no-proxy-server",
     "--disable-background-networking",
     "--disable-component-update",
@@ -125,9 +126,9 @@ def colours(driver: WebDriver, selector: str) -> int:
     return len(seen or [])
 
 
-def save(driver: WebDriver, path: Path) -> None:
-    """The window as a small PNG of 256 colours."""
-    with Image.open(io.BytesIO(driver.get_screenshot_as_png())) as picture:
+def save(screenshot: bytes, path: Path) -> None:
+    """A screenshot as a small PNG of 256 colours."""
+    with Image.open(io.BytesIO(screenshot)) as picture:
         picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
@@ -139,7 +140,7 @@ def main(folder: Path, out: Path) -> None:
         "custom_scalars": ("custom_scalars&_smoothingWeight=0", "vz-line-chart2"),
         "hparams": ("hparams", "vaadin-grid-cell-content"),
         "figures": ("images", "img[src*='individualImage']"),
-        "strips": ("images&tagFilter=renders%2F", "img[src*='individualImage']"),
+        "images": ("images&tagFilter=renders%2F", "img[src*='individualImage']"),
         "mesh": ("mesh", "canvas"),
         "text": ("text", "table"),
     }
@@ -148,10 +149,12 @@ def main(folder: Path, out: Path) -> None:
             show(driver, f"{address}/", plugin)
             eventually(lambda sign=sign: measure(driver, sign, "e.tagName"))
             time.sleep(12 if name == "mesh" else 6)  # all cards, not only the first
-            save(driver, out / f"dashboard_{name}.png")
+            save(driver.get_screenshot_as_png(), out / f"dashboard_{name}.png")
         driver.get((folder / "comparison.html").resolve().as_uri())
         driver.set_window_size(1280, 1900)
-        save(driver, out / "comparison_page.png")
+        save(driver.get_screenshot_as_png(), out / "comparison_page.png")
+        strips = driver.find_elements("css selector", "details[open] .strips")
+        save(strips[0].screenshot_as_png, out / "comparison_strip.png")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def test_figures_strips_and_tables(runs):
     assert {f"views/{uid}" for uid in UIDS} | {f"renders/{uid}" for uid in UIDS} < set(tags)
     assert {"differences/chamfer", "objects/chamfer", "differences/fscore@0.02"} < set(tags)
     views, renders = read.Images(f"views/{UIDS[0]}")[0], read.Images(f"renders/{UIDS[0]}")[0]
-    assert views.height == renders.height == 20 + 4 * 98  # input, two variants, truth
+    assert views.height == renders.height == 22 + 4 * 98  # input, two variants, truth
     assert renders.width - views.width == 2 * 98  # two novel cameras
     texts = [tag for tag in read.Tags()["tensors"] if tag.startswith("tables/")]
     assert texts[0] == "tables/0 Headline/text_summary"
@@ -151,5 +151,5 @@ def test_large_views_are_made_smaller_and_many_objects_are_not_all_drawn(tmp_pat
     run(["--runs", str(tmp_path / "runs")])
     read = events(tmp_path / "runs/comparison/overview")
     assert len([tag for tag in read.Tags()["images"] if tag.startswith("views/")]) == 24
-    assert read.Images("views/o00")[0].height == 20 + 4 * 98
+    assert read.Images("views/o00")[0].height == 22 + 4 * 98
     assert "2 more objects are left out here" in (tmp_path / "runs/comparison/comparison.html").read_text()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from run_writer import UIDS, write_run
 
-from ouroboros3d.comparison.runs import read_run, short
+from ouroboros3d.comparison.runs import how_to_test, read_run, short
 
 VALUES = {"mv_psnr": [float(i) for i in range(8)], "chamfer": [0.1] * 7 + [math.nan]}
 
@@ -63,6 +63,15 @@ def test_an_unfinished_test_says_how_to_finish_it(run):
     (run / "results.json").unlink()
     with pytest.raises(ValueError, match=expected):
         read_run(run, "test")
+
+
+def test_a_run_that_only_tests_is_tested_with_the_checkpoint_that_it_names(run):
+    config = run / "config.yaml"
+    config.write_text(config.read_text() + "ckpt_path: runs/staged/version_0/checkpoints/last.ckpt\n")
+    ends = " --ckpt_path runs/staged/version_0/checkpoints/last.ckpt"
+    assert how_to_test(run, "test") == f"python -m ouroboros3d test --config {config}{ends}"
+    (run / "checkpoints").mkdir()  # what it names is where its own training went on from
+    assert how_to_test(run, "test") == f"python -m ouroboros3d test --config {config}"
 
 
 def _edit(path: Path, **fields: object) -> None:

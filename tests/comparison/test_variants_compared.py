@@ -98,6 +98,9 @@ def test_nothing_to_compare_gets_one_line(runs, tmp_path):
         group(choose([runs / "staged"], runs, "test")[0])
     with pytest.raises(ValueError, match=r"older_twin: expected another seed or configuration than .*version_0"):
         group(choose([runs / "staged" / "version_0", runs / "staged" / "older_twin"], runs, "test")[0])
+    elsewhere = write_run(tmp_path / "elsewhere" / "recursive" / "version_0", {"mv_psnr": BASE}, config={"lr": 1})
+    with pytest.raises(ValueError, match="expected variants of different names, got two called recursive/version_0"):
+        group(choose([runs / "recursive", elsewhere], runs, "test")[0])
     (runs / "staged" / "version_0" / "config.yaml").write_text("a: [")
     with pytest.raises(ValueError, match=r"version_0/config\.yaml: expected YAML"):
         choose([], runs, "test")
