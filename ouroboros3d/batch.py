@@ -13,7 +13,8 @@ from ouroboros3d.surface import Surface
 class MultiviewBatch:
     """B objects with V generated views (view 0 is the input) and T novel supervision views.
 
-    Everything is in the input-relative frame: camera 0 has azimuth 0 and elevation 0 and looks at the origin.
+    Everything but `surface` and `occupancy` is in the input-relative frame: camera 0 has azimuth 0 and elevation 0 and
+    looks at the origin.
 
     Args:
         uids: B names.
@@ -25,8 +26,8 @@ class MultiviewBatch:
         target_cameras: [B, T].
         background: [B, 3] the colour that the images were composited on, in [0, 1].
         object_from_batch: [B, 4, 4] maps points of the input-relative frame to the object's own (+Y up) frame.
-        surface: [B, P] points of the true surface, where geometry is measured; else None.
-        occupancy: [B, R, R, R] bool, truly solid cells of a cube around the object, in its own frame; else None.
+        surface: [B, P] points of the true surface in the object's own frame, where geometry is measured; else None.
+        occupancy: [B, R, R, R] bool, truly solid cells of a cube around the object in its own frame; else None.
         coordinates: [B, V, 3, H, W] true surface points that `cameras` see, scene units; `alpha` says where there is
             one. None where geometry is not measured.
     """

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ouroboros3d.files import whole
+
 _SH_DEGREE_0 = 0.28209479177387814  # the constant spherical harmonic, sqrt(1 / (4 pi))
 
 # What an exported file's axes are, seen from the internal ones (x right, y up, z toward the viewer at azimuth 0).
@@ -186,9 +188,8 @@ def save_ply(
     header += [f"comment {line}" for line in comments]
     header += [f"element vertex {means.shape[0]}", *(f"property float {name}" for name in columns), "end_header"]
     table = torch.stack(list(columns.values()), dim=-1).numpy().astype("<f4")
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(("\n".join(header) + "\n").encode() + table.tobytes())
-    part.replace(path)
+    with whole(path) as part:
+        part.write_bytes(("\n".join(header) + "\n").encode() + table.tobytes())
     return gaussians.shape[1] - means.shape[0]
 
 

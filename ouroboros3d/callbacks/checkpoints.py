@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 
-class LastCheckpoint(Callback):
+class LastCheckpoint(Checkpoint):
     """Write `checkpoints/last.ckpt` every n steps and at the end of training.
 
     Lightning's `ModelCheckpoint(save_last=True)` writes it only when a best checkpoint is written too, so its last one
     may be old. The file is written under another name first: a killed run leaves the one before.
+
+    Where a validation follows the step, it is written after it: a run that goes on from a checkpoint validates no more
+    at that step. As a `Checkpoint` it comes after the `ModelCheckpoint` before it, whose best score is then in it.
 
     Args:
         every_n_steps: optimiser steps between two; what a kill can lose.
@@ -30,14 +34,24 @@ class LastCheckpoint(Callback):
         batch: Any,  # noqa: ANN401
         batch_idx: int,
     ) -> None:
-        """Save after every n-th optimiser step."""
-        step = trainer.global_step
-        if step % self.every_n_steps == 0 and step != self._saved:
-            self._save(trainer)
+        """Save after every n-th optimiser step, unless a validation follows."""
+        loop = trainer.fit_loop
+        if loop._data_fetcher is None or not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            self._save_if_due(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after the validation that follows an n-th step."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save_if_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the final state."""
         if trainer.global_step != self._saved:
+            self._save(trainer)
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 and step != self._saved:
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:

@@ -1,9 +1,10 @@
 """Rows of an unfinished test, so that an interrupted one goes on where it stopped."""
 
-import fcntl
 import json
 from pathlib import Path
 from typing import IO, Any
+
+from ouroboros3d.files import lock, replace_text
 
 
 class Journal:
@@ -31,9 +32,8 @@ class Journal:
         Raises:
             ValueError: another process tests this run.
         """
-        self._lock = (self.folder / f".{self.stem}.lock").open("a")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock(self.folder / f".{self.stem}.lock")
         except BlockingIOError as error:
             raise ValueError(
                 f"test: expected no other test of {self.folder}, got one that is running; wait for it, or give "
@@ -49,12 +49,14 @@ class Journal:
                 entries += [json.loads(line) for line in lines[1:]]
         return entries
 
+    def is_of_another_test(self) -> bool:
+        """Whether an interrupted test left rows that this one cannot take over."""
+        return any(path.open(errors="replace").readline() != f"{self.identity}\n" for path in self._paths())
+
     def restart(self, entries: list[dict[str, Any]]) -> None:
         """Put all entries of an interrupted test into one file and remove the others."""
         merged = self._path("kept")
-        part = merged.with_suffix(".tmp")
-        part.write_text("".join(f"{line}\n" for line in [self.identity, *map(json.dumps, entries)]))
-        part.replace(merged)
+        replace_text(merged, "".join(f"{line}\n" for line in [self.identity, *map(json.dumps, entries)]))
         for path in self._paths():
             if path != merged:
                 path.unlink()

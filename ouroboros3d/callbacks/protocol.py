@@ -1,21 +1,20 @@
 """What a test's values were measured under: the fields of a result row that FORMATS.md 4.2 lists."""
 
-import hashlib
-import os
-import subprocess
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 
+from ouroboros3d.files import git_commit
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 
 _PACKAGES = ("torch", "lightning", "diffusers", "easypytorch3d", "ouroboros3d")
 # What differs between two tests that must give the same values.
-VOLATILE = ("timestamp", "device", "world_size")
+VOLATILE = ("timestamp", "world_size")
 
 
 def protocol(trainer: Trainer, module: ImageTo3D, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def protocol(trainer: Trainer, module: ImageTo3D, folder: Path, settings: dict[s
         "run_id": "/".join(folder.parts[-2:]),
         "experiment": folder.parent.name,
         "method": type(module).__name__,
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         **settings,
         "timestamp": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "package_versions": " ".join(f"{name}={metadata.version(name)}" for name in _PACKAGES),
@@ -65,7 +64,7 @@ def protocol(trainer: Trainer, module: ImageTo3D, folder: Path, settings: dict[s
         **module.sampling_protocol(),
         "feedback_maps": list(module.unet.feedback_maps),
         "published_switches": sorted(_published(module)),
-        "device": str(module.device),
+        "device": _device_name(trainer.strategy.root_device),
         "dtype": str(trainer.precision),
         "world_size": trainer.world_size,
     }
@@ -79,19 +78,6 @@ def _published(module: ImageTo3D) -> Iterator[str]:
         yield from (f"{part}.{name}" for name, value in vars(child).items() if value == "published")
 
 
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _git_commit() -> str | None:
-    """The commit of the source tree that runs, None where it is an installed copy without one."""
-    command = ["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def _device_name(device: torch.device) -> str:
+    """`cpu`, or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

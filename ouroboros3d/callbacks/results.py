@@ -5,7 +5,9 @@ Results of another split than the test objects are named after it, such as resul
 
 import csv
 import json
+import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.callbacks.journal import Journal
 from ouroboros3d.callbacks.pictures import comparison_sheet, strip, to_image
 from ouroboros3d.callbacks.protocol import VOLATILE, protocol
-from ouroboros3d.callbacks.statistics import peak_memory_mib, reset_peak_memory
 from ouroboros3d.callbacks.step_curves import StepCurves, mean_curves
+from ouroboros3d.files import replace_text, whole
 from ouroboros3d.gaussians import save_ply
 from ouroboros3d.lightning_modules.generation import Evaluation
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
@@ -69,6 +71,8 @@ class ResultsWriter(Callback):
         if trainer.is_global_zero:
             self._journal.lock()
         self._kept, self._new = self._journal.read(), []
+        if self._journal.is_of_another_test() and trainer.is_global_zero:
+            print("test: an interrupted test with other weights, objects or settings is dropped", flush=True)
         trainer.strategy.barrier("the journal has been read by all")
         if trainer.is_global_zero:
             self._journal.restart(self._kept)
@@ -92,7 +96,6 @@ class ResultsWriter(Callback):
     ) -> None:
         """Watch the sampler."""
         assert isinstance(pl_module, ImageTo3D)
-        reset_peak_memory()
         self._curves = StepCurves(pl_module, batch) if pl_module.evaluator.settings.step_curves else None
         pl_module.observers = [self._curves] if self._curves else []
 
@@ -108,7 +111,6 @@ class ResultsWriter(Callback):
         """Write a batch's pictures, Gaussians and rows."""
         assert isinstance(pl_module, ImageTo3D)
         pl_module.observers = []
-        memory = peak_memory_mib()
         for index, uid in enumerate(batch.uids):
             finite = self._write_object(outputs, batch, index)
             row: dict[str, Any] = {"uid": uid}
@@ -116,13 +118,14 @@ class ResultsWriter(Callback):
                 row |= {name: value[index].item() for name, value in outputs.values.items()}
             if finite and outputs.alignment is not None:
                 row["alignment_matrix"] = outputs.alignment[index].flatten().tolist()
-            row |= {**outputs.generation.cost, "peak_memory_mib": memory, "batch_size": len(batch)}
+            row |= {**outputs.generation.cost, "batch_size": len(batch)}
             row["status"] = "ok" if finite else "the prediction is not finite"
             moments = foreground_moments(batch.target_images_01[index], batch.target_alpha[index] > 0.5)
             entry = {
                 "row": row,
                 "moments": moments.tolist(),
                 "steps": self._curves.of_object(index) if finite and self._curves else [],
+                "truncated": outputs.truncated.item(),
             }
             self._new.append(entry)
             assert self._journal is not None
@@ -133,9 +136,11 @@ class ResultsWriter(Callback):
         uid, one = batch.uids[index], batch.object(index)
         generation, renders = outputs.generation.object(index), outputs.renders_01[index : index + 1]
         gaussians = generation.gaussians.transform(one.object_from_batch)
-        if not bool(torch.isfinite(torch.cat([gaussians.means.flatten(), renders.flatten()])).all()):
-            return False
         folder = self._folder / f"objects{self._suffix}" / uid
+        made = (generation.views_01, renders, *(getattr(gaussians, field.name) for field in fields(gaussians)))
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in made):
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier test
+            return False
         pictures = self._folder / "pictures"
         for path in (folder, pictures):
             path.mkdir(parents=True, exist_ok=True)
@@ -169,9 +174,10 @@ class ResultsWriter(Callback):
         # A sampler pads the last batch by repeating objects; each counts once.
         entries = sorted({entry["row"]["uid"]: entry for entry in entries}.values(), key=lambda e: str(e["row"]["uid"]))
         rows = [entry["row"] for entry in entries]
-        constant = best_constant_psnr(torch.tensor([entry["moments"] for entry in entries])).nanmean(1)
-        for row, value in zip(rows, constant.tolist(), strict=True):
-            row["constant_psnr_foreground"] = value
+        moments = torch.tensor([entry["moments"] for entry in entries])
+        if moments.shape[1]:  # there are novel views
+            for row, value in zip(rows, best_constant_psnr(moments).nanmean(1).tolist(), strict=True):
+                row["constant_psnr_foreground"] = value
         failed = trainer.datamodule.failed  # type: ignore[attr-defined]
         rows += [{"uid": uid, "status": reason} for uid, reason in sorted(failed.items())]
         means = _means(rows)
@@ -186,7 +192,8 @@ class ResultsWriter(Callback):
                     for name in point.keys() - {"step", "sigma"}:
                         logger.experiment.add_scalar(f"steps/{name}", point[name], point["step"])
         console = Console()
-        console.print(results_table(self._header["method"], means, len(entries), self._header["split"]))
+        ok = sum(row["status"] == "ok" for row in rows)
+        console.print(results_table(self._header["method"], means, ok, len(rows) - ok, self._header["split"]))
         for what, path in {
             "results": self._folder / f"results{self._suffix}.json",
             "objects": self._folder / f"objects{self._suffix}",
@@ -198,7 +205,9 @@ class ResultsWriter(Callback):
         self, rows: Sequence[dict[str, Any]], entries: Sequence[dict[str, Any]], means: dict[str, float]
     ) -> None:
         failed = sum(row["status"] != "ok" for row in rows)
-        summary = {**self._header, "objects": len(rows), "failed": failed, "mean": means}
+        truncated = max(entry["truncated"] for entry in entries)
+        summary = {**self._header, "truncated_pixels": truncated}
+        summary |= {"objects": len(rows), "failed": failed, "mean": means}
         names = list(dict.fromkeys(name for row in rows for name in row))
         header = {name: _cell(value) for name, value in self._header.items()}
         _write_csv(
@@ -207,16 +216,19 @@ class ResultsWriter(Callback):
             ({**{name: _cell(row.get(name)) for name in names}, **header} for row in rows),
         )
         steps = [{"uid": entry["row"]["uid"], **point} for entry in entries for point in entry["steps"]]
+        curves = self._folder / f"steps{self._suffix}.csv"
+        curves.unlink(missing_ok=True)  # of an earlier test
         if steps:
             lines = ({name: _cell(value) for name, value in point.items()} for point in steps)
-            _write_csv(self._folder / f"steps{self._suffix}.csv", list(steps[0]), lines)
+            _write_csv(curves, list(steps[0]), lines)
         # Last, because its presence says that the test is complete.
-        _replace(self._folder / f"results{self._suffix}.json", json.dumps(summary, indent=2) + "\n")
+        replace_text(self._folder / f"results{self._suffix}.json", json.dumps(summary, indent=2) + "\n")
 
 
-def results_table(method: str, means: dict[str, float], objects: int, split: str) -> Table:
+def results_table(method: str, means: dict[str, float], objects: int, failed: int, split: str) -> Table:
     """The means of one run as a table, readable at 80 columns."""
-    table = Table(title=f"{method}: mean over {objects} {split} objects", caption_justify="left")
+    left_out = f", {failed} failed" if failed else ""
+    table = Table(title=f"{method}: mean over {objects} {split} objects{left_out}", caption_justify="left")
     columns = {
         "psnr": "PSNR dB",
         "psnr_foreground": "of the object",
@@ -230,7 +242,8 @@ def results_table(method: str, means: dict[str, float], objects: int, split: str
     for prefix, title in _SHOWN.items():
         cells = [means.get(f"{prefix}_{column}") for column in columns]
         table.add_row(title, *("-" if cell is None else f"{cell:.3f}" for cell in cells))
-    table.add_row("best constant image", "-", f"{means['constant_psnr_foreground']:.3f}", "-", "-", "-")
+    if "constant_psnr_foreground" in means:
+        table.add_row("best constant image", "-", f"{means['constant_psnr_foreground']:.3f}", "-", "-", "-")
     if "chamfer" in means:
         scores = ", ".join(f"{name.removeprefix('fscore@')}: {means[name]:.3f}" for name in means if "fscore" in name)
         table.caption = (
@@ -241,9 +254,11 @@ def results_table(method: str, means: dict[str, float], objects: int, split: str
 
 
 def _means(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Means of all numbers over the objects that have them."""
+    """Means of all numbers over the objects that have them; objects that failed count in none."""
     values: dict[str, list[float]] = {}
     for row in rows:
+        if row["status"] != "ok":
+            continue
         for name, value in row.items():
             if isinstance(value, (int, float)) and value == value:
                 values.setdefault(name, []).append(value)
@@ -258,15 +273,7 @@ def _cell(value: object) -> object:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, object]]) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="") as file:
+    with whole(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    part.replace(path)
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)

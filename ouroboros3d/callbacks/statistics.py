@@ -45,14 +45,8 @@ class RunStatistics(Callback):
         pl_module.log("train/peak_memory_mib", peak_memory_mib())
 
 
-def reset_peak_memory() -> None:
-    """Let `peak_memory_mib` count anew, where there is a GPU; a process's own peak cannot be set back."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
 def peak_memory_mib() -> float:
-    """The most memory in MiB: of the current GPU since `reset_peak_memory`, else resident in this process so far."""
+    """The most memory used so far in MiB: of the current GPU where there is one, else resident in this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -225,12 +225,12 @@ def collate(samples: Sequence[Sample], num_views: int) -> MultiviewBatch:
 
 
 def _relative_geometry(geometries: Sequence[TrueGeometry], object_from_batch: Tensor) -> dict[str, Any]:
-    """True geometry of B objects by the batch's names, surface and coordinate maps in the input-relative frame."""
+    """True geometry of B objects by the batch's names, with the coordinate maps in the input-relative frame."""
     batch_from_object = torch.linalg.inv(object_from_batch.double()).float()
     maps = torch.stack([geometry.coordinates for geometry in geometries])  # [B, V, H, W, 3]
     turn, shift = batch_from_object[:, None, None, :3, :3], batch_from_object[:, None, None, None, :3, 3]
     return {
-        "surface": Surface.cat([geometry.surface for geometry in geometries]).transform(batch_from_object),
+        "surface": Surface.cat([geometry.surface for geometry in geometries]),
         "occupancy": torch.stack([geometry.occupancy for geometry in geometries]),
         "coordinates": (maps @ turn.transpose(-1, -2) + shift).permute(0, 1, 4, 2, 3).contiguous(),
     }

@@ -163,6 +163,7 @@ class ObjaverseDataModule(LightningDataModule):
         self.seed = seed
         self.failed: dict[str, str] = {}  # objects of `test_split` that cannot be rendered, and why
         self.skipped: frozenset[str] = frozenset()
+        self._asked_for: list[str] = []
         self._data_sha256 = ""
         self._views: CachedViews | None = None
         self._datasets: dict[Split, MultiviewDataset] = {}
@@ -187,7 +188,8 @@ class ObjaverseDataModule(LightningDataModule):
         render = partial(cache.render, workers=self.render_workers, timeout_s=self.render_timeout_s)
         render(assets, retry_failed=self.retry_failed)
         if self._measures_geometry:
-            render(cache.complete(self.assets()[self.test_split]), surface_points=self.surface_points)
+            rendered = cache.complete(self.assets()[self.test_split])
+            render(rendered, retry_failed=self.retry_failed, surface_points=self.surface_points)
 
     @property
     def _measures_geometry(self) -> bool:
@@ -229,13 +231,15 @@ class ObjaverseDataModule(LightningDataModule):
             )
             for split, uids in usable.items()
         }
-        self._data_sha256 = cache.assets_sha256(usable[needed])
+        # Of all that were asked for, so that an object that failed here and not there is a missing value and no more.
+        self._asked_for = [asset.uid for asset in of_split[needed]]
+        self._data_sha256 = cache.assets_sha256(self._asked_for)
 
     def _usable(self, cache: RenderCache, split: Split, assets: list[Asset]) -> list[str]:
         surface_points = self.surface_points if self._measures_geometry and split == self.test_split else 0
         complete = [asset.uid for asset in cache.complete(assets, surface_points)]
         left_out = [asset for asset in assets if asset.uid not in set(complete)]
-        failures = cache.failures(left_out)
+        failures = cache.failures(left_out, surface_points)
         unknown = [asset.uid for asset in left_out if asset.uid not in failures]
         if unknown:
             raise ValueError(
@@ -282,14 +286,13 @@ class ObjaverseDataModule(LightningDataModule):
 
     def test_protocol(self) -> dict[str, Any]:
         """What a test on this data is measured under, by the names of FORMATS 4.2; after `setup`."""
-        uids = self.tested_uids()
         return {
             "dataset": "bundled" if self.root == BUNDLED else str(self.root),
             "data_sha256": self._data_sha256,
             "split": self.test_split,
-            "split_sha256": hashlib.sha256("\n".join(uids).encode()).hexdigest(),
+            "split_sha256": hashlib.sha256("\n".join(self._asked_for).encode()).hexdigest(),
             "resolution": self.rig.image_size,
-            "background": self.background,
+            "background": "white" if self.background == "random" else self.background,  # what fixed views are on
             "fov_deg": self.rig.fov_deg,
             "radius": self.rig.radius,
             "elevation_deg": list(self.rig.elevation_deg),

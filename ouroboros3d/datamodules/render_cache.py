@@ -24,12 +24,12 @@ from typing import IO
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ouroboros3d.datamodules.files import replace_text
 from ouroboros3d.datamodules.orbits import OrbitRig, SampleError, orbit_name, read_meta
 from ouroboros3d.datamodules.readers.objaverse import Asset
 from ouroboros3d.datamodules.render_jobs import RENDERER_VERSION, RenderJob, RenderResult, Stage
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of, write_splits
 from ouroboros3d.datamodules.true_geometry import TrueGeometry, read_true_geometry, surface_file
+from ouroboros3d.files import replace_text, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Entry:
         mtime_ns: its modification time.
         stage: where it failed (`missing`, `load`, `render`, `timeout`, `crash`); `done` in the index.
         error: the reason.
+        surface_points: of the true geometry that was to be written too; 0 = views alone.
     """
 
     uid: str
@@ -56,6 +57,7 @@ class Entry:
     mtime_ns: int
     stage: Stage = "done"
     error: str = ""
+    surface_points: int = 0
 
 
 class RenderCache:
@@ -108,15 +110,27 @@ class RenderCache:
         return read_true_geometry(self.orbit_folders(uid)[0], surface_points, self.rig.views)
 
     def assets_sha256(self, uids: Sequence[str]) -> str:
-        """A hash of what rendered objects look like here: their mesh files, the rig and the renderer's version."""
-        index = self._read("index.jsonl")
-        lines = [self.folder.name, *(f"{uid} {index[uid].sha256}" for uid in sorted(uids))]
+        """A hash of what objects look like here: their mesh files, the rig and the renderer's version."""
+        known = {**self._read("failures.jsonl"), **self._read("index.jsonl")}
+        lines = [self.folder.name, *(f"{uid} {known[uid].sha256}" for uid in sorted(uids))]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def failures(self, assets: Sequence[Asset]) -> dict[str, Entry]:
-        """Why objects are left out, by uid; an object whose file has changed since gets another chance."""
-        failed = self._read("failures.jsonl")
-        return {a.uid: failed[a.uid] for a in assets if a.uid in failed and _same_file(a.path, failed[a.uid])}
+    def failures(self, assets: Sequence[Asset], surface_points: int = 0) -> dict[str, Entry]:
+        """Why objects are left out, by uid; an object whose file has changed since gets another chance.
+
+        Args:
+            assets: objects.
+            surface_points: of the true geometry that is needed; an object with views that failed at anything else has
+                not failed at this.
+        """
+        failed, rendered = self._read("failures.jsonl"), {asset.uid for asset in self.complete(assets)}
+        return {
+            asset.uid: entry
+            for asset in assets
+            if (entry := failed.get(asset.uid)) is not None
+            and _same_file(asset.path, entry)
+            and (asset.uid not in rendered or entry.surface_points == surface_points > 0)
+        }
 
     def render(
         self,
@@ -142,7 +156,7 @@ class RenderCache:
         self._sweep()
         ready = {asset.uid for asset in self.complete(assets, surface_points)}
         if not retry_failed:
-            ready |= set(self.failures(assets))
+            ready |= set(self.failures(assets, surface_points))
         missing = [asset for asset in assets if asset.uid not in ready]
         if not missing:
             return
@@ -183,7 +197,7 @@ class RenderCache:
             return
         if result.stage == "write":
             raise RuntimeError(f"cannot write rendered views into {self.folder}: {result.error}")
-        entry = Entry(asset.uid, sha256, stat.st_size, stat.st_mtime_ns, result.stage, result.error)
+        entry = Entry(asset.uid, sha256, stat.st_size, stat.st_mtime_ns, result.stage, result.error, surface_points)
         self._append("index.jsonl" if result.stage == "done" else "failures.jsonl", entry)
 
     def _matches(self, asset: Asset, entry: Entry) -> bool:
@@ -368,7 +382,7 @@ def _same_file(path: Path, entry: Entry) -> bool:
 def _sha256(path: Path) -> str:
     if path.exists() and not path.is_file():
         raise OSError("not a regular file")  # reading a pipe or a device would never end
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256_of(path)
 
 
 def _remove(folder: Path) -> None:

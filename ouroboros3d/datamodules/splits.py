@@ -8,7 +8,7 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from ouroboros3d.datamodules.files import replace_text
+from ouroboros3d.files import replace_text
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

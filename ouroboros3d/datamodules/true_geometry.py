@@ -5,7 +5,7 @@
 since only objects that are tested need them.
 """
 
-import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ouroboros3d.datamodules.orbits import SampleError
+from ouroboros3d.files import whole
 from ouroboros3d.surface import Surface
 
 SAMPLING_SEED = 0
@@ -83,17 +84,15 @@ def read_true_geometry(first_orbit: Path, count: int, views: int) -> TrueGeometr
 
 
 def _write(path: Path, **arrays: NDArray[np.generic]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
+    with whole(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type] # numpy types its keywords as one option
-    part.replace(path)
 
 
 def _read(path: Path, *names: str) -> list[NDArray[np.generic]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return [file[name] for name in names]
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise SampleError(
             f"{path}: expected {' and '.join(names)} of a rendered object, got {error}; delete {path.parent}."
         ) from error

@@ -31,7 +31,8 @@ class EvaluationSettings:
     Args:
         fscore_thresholds: distances tau of F-score@tau, scene units (the object's longest edge is at most 1).
         alignment: of the reconstruction to the true surface before they are compared: `none`, `yaw` (search about the
-            up axis), or `icp` (after yaw). The distance without it is reported beside it.
+            up axis), or `icp` (after yaw). The distance without it is reported beside it; volume IoU and coordinate
+            error are always without.
         yaw_step_deg: step of the yaw search in degrees.
         align_scale: ICP may scale too.
         depth_size: pixels on the side of the depth maps that are fused to surface points.
@@ -114,7 +115,7 @@ class Evaluator(nn.Module):
             "mv": (views_01[:, 1:], batch.images_01[:, 1:], mask),
             "render": (renders[:, 1:count], batch.images_01[:, 1:], mask),
             "novel": (renders[:, count:], batch.target_images_01, novel_mask),
-            "gap": (views_01, renders[:, :count], batch.alpha > 0.5),
+            "gap": (views_01, renders[:, :count], None),
         }
         values = {
             name: metric.values(*pairs[name.split("_")[0]])
@@ -143,7 +144,7 @@ class Evaluator(nn.Module):
         assert batch.occupancy is not None
         assert batch.coordinates is not None
         settings, views = self.settings, batch.cameras.shape[1]
-        truth = batch.surface.transform(batch.object_from_batch)
+        truth = batch.surface
         cameras = inspection_cameras().to(gaussians.means.device)
         depth = depth_maps(
             gaussians.transform(batch.object_from_batch), renderer, cameras, settings.depth_size, settings.depth_size

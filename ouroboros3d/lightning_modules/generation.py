@@ -43,8 +43,8 @@ class Generation(NamedTuple):
     views_01: [B, V, 3, H, W] the generated views in [0, 1].
     gaussians: [B, N] their reconstruction, in the input-relative frame.
     cost: of one object by name: `nfe` evaluations of F (each of all V views; two a guided step), `vae_decodes` and
-        `vae_encodes` views, `recon_calls` of R, `render_calls` images, and `seconds` of the batch divided by B. What
-        observers do is not in it.
+        `vae_encodes` images (the input's own among them), `recon_calls` of R, `render_calls` images, and `seconds` of
+        the batch divided by B; `peak_memory_mib` is the whole batch's. What observers do is not in it.
     """
 
     views_01: Tensor
@@ -64,9 +64,11 @@ class Evaluation(NamedTuple):
     renders_01: [B, V + T, 3, H, W] of its Gaussians at the input and the novel cameras.
     values: [B] by name, see `evaluate`.
     alignment: [B, 4, 4] of the reconstruction to the true surface in the object's frame, or None without one.
+    truncated: [] the largest share of pixels that were cut off in any render on the way.
     """
 
     generation: Generation
     renders_01: Tensor
     values: dict[str, Tensor]
     alignment: Tensor | None
+    truncated: Tensor

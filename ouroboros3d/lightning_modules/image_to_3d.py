@@ -1,6 +1,5 @@
 """The base of all variants: what they share in training, sampling, validation, test and prediction."""
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +9,6 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
@@ -31,12 +29,12 @@ from ouroboros3d.diffusion.preconditioning import (
 from ouroboros3d.diffusion.sampling import AfterEstimate, Observer, Step, karras_sigmas, sample, unchanged
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.lightning_modules.augmentation import augment_views
+from ouroboros3d.lightning_modules.cost import CostMeter
 from ouroboros3d.lightning_modules.evaluation import EvaluationSettings, Evaluator
 from ouroboros3d.lightning_modules.generation import CALLS, Evaluation, Generation, SamplerSettings
 from ouroboros3d.lightning_modules.losses import ReconstructionLoss, ReconstructionLossSettings
 from ouroboros3d.lightning_modules.seeding import named_noise, seeded
 from ouroboros3d.lightning_modules.weights import adapted, initialise, meaning
-from ouroboros3d.metrics.per_object import PerObject
 from ouroboros3d.networks.codecs import ImageCodec
 from ouroboros3d.networks.image_encoder import ImageEncoder
 from ouroboros3d.networks.lgm import LGM
@@ -134,7 +132,6 @@ class ImageTo3D(LightningModule):
             if parameter.ndim == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.evaluator = Evaluator(evaluation)
-        self.truncated_pixels = MeanMetric()
         self.observers: Sequence[Observer] = ()  # look at the sampler's steps in `evaluate`; set from outside
         self._calls: Counter[str] = Counter()  # of the generation that runs
 
@@ -180,6 +177,7 @@ class ImageTo3D(LightningModule):
         """Conditions from input images [B, 3, H, W] with noise [B, 3, H, W] of level [B] added before encoding."""
         noise = torch.randn(image_01.shape).to(image_01) if noise is None else noise
         # The level counts in [-1, 1], twice the range that the codec takes.
+        self._calls["vae_encodes"] += 1
         latents = self.codec.condition(image_01 + per_sample(noise_level, noise) * noise / 2)
         ids = noise_level if self.condition_noise_ids == "per_sample" else noise_level[:1].expand_as(noise_level)
         return Conditions(self.image_encoder(image_01), latents, added_time_ids(ids), cameras)
@@ -260,14 +258,12 @@ class ImageTo3D(LightningModule):
             observers: look at each sampler step.
         """
         self._calls.clear()
-        started, watched = self._now(), 0.0
+        meter = CostMeter(image_01.device)
 
         def observe(step: Step) -> None:
-            nonlocal watched
-            before = self._now()
-            for observer in observers:
-                observer(step)
-            watched += self._now() - before
+            with meter.paused():
+                for observer in observers:
+                    observer(step)
 
         size = (image_01.shape[-2], image_01.shape[-1])
         settings, count = self.sampler, image_01.shape[0]
@@ -290,15 +286,9 @@ class ImageTo3D(LightningModule):
         )
         views = self.decode(latents).clamp(0, 1)
         gaussians = self.reconstruct(views, cameras)
-        cost: dict[str, float] = {name: self._calls[name] for name in CALLS}
-        cost |= {"nfe": denoiser.evaluations, "seconds": (self._now() - started - watched) / count}
-        return Generation(views, gaussians, cost)
-
-    def _now(self) -> float:
-        """Seconds of a clock, read when the device has done what it was told."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        seconds, peak_mib = meter.read()
+        cost: dict[str, float] = {"nfe": denoiser.evaluations, **{name: self._calls[name] for name in CALLS}}
+        return Generation(views, gaussians, {**cost, "seconds": seconds / count, "peak_memory_mib": peak_mib})
 
     def sampling_protocol(self) -> dict[str, Any]:
         """What the variant does between the sampler's steps, as a result row states it (FORMATS 4.2)."""
@@ -338,10 +328,13 @@ class ImageTo3D(LightningModule):
         for name, loss in losses.items():
             self.log(f"val/{name}_loss", loss, batch_size=len(batch), sync_dist=True)
         evaluation = self.evaluate(batch)
+        loader = self.trainer.val_dataloaders
+        repeated = repeats(batch_idx, len(batch), loader, self.global_rank, self.trainer.world_size).to(self.device)
         for name, value in evaluation.values.items():
-            metric = self.evaluator.metrics.get(name, self.truncated_pixels)
-            metric.add(value) if isinstance(metric, PerObject) else metric.update(value)
+            metric = self.evaluator.metrics[name]
+            metric.add(value.where(~repeated, torch.nan))
             self.log(f"val/{name}", metric, prog_bar=name == "novel_psnr_foreground", batch_size=len(batch))
+        self.log("val/truncated_pixels", evaluation.truncated, batch_size=len(batch), reduce_fx="max", sync_dist=True)
         return evaluation
 
     def test_step(self, batch: MultiviewBatch, batch_idx: int) -> Evaluation:  # type: ignore[override]
@@ -358,7 +351,7 @@ class ImageTo3D(LightningModule):
         """Generate and compare with the ground truth.
 
         Values [B] by name: those of `Evaluator.images`, with a batch that has true geometry also those of
-        `Evaluator.geometry`, and `truncated_pixels`, the largest share of pixels cut off in any render on the way.
+        `Evaluator.geometry`.
         """
         generation = self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids, self.observers)
         rendering = self.render_all(generation.gaussians, batch)
@@ -367,8 +360,7 @@ class ImageTo3D(LightningModule):
         if batch.surface is not None:
             geometry, alignment = self.evaluator.geometry(batch, generation.gaussians, rendering, self.renderer)
             values |= geometry
-        values["truncated_pixels"] = self.truncated().expand(len(batch))
-        return Evaluation(generation, rendering.colour.clamp(0, 1), values, alignment)
+        return Evaluation(generation, rendering.colour.clamp(0, 1), values, alignment, self.truncated())
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of shapes
         """The optimiser of all trainable parameters, with warm-up and decay a step."""
@@ -384,6 +376,7 @@ class ImageTo3D(LightningModule):
         """Name the variant and what its weights mean, so that another one can say what it was given."""
         checkpoint["ouroboros3d_variant"] = type(self).__name__
         checkpoint["ouroboros3d_meaning"] = meaning(self)
+        checkpoint["ouroboros3d_seed"] = self.run_seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Accept a staged checkpoint in every variant; answer any other mismatch with one clear line.
@@ -399,6 +392,23 @@ class ImageTo3D(LightningModule):
                 "from its weights pass it as --model.base_weights."
             )
         checkpoint["state_dict"] = adapted(self, checkpoint, variant)
+
+
+def repeats(batch_idx: int, objects: int, loader: Any, rank: int, world_size: int) -> Tensor:  # noqa: ANN401
+    """Which objects of a batch another process has too: [B] bool.
+
+    A `DistributedSampler` deals objects to the processes in turn and fills the last round up with the first objects.
+
+    Args:
+        batch_idx: of this process.
+        objects: B.
+        loader: that the batch came from.
+        rank: of this process.
+        world_size: processes.
+    """
+    place = (batch_idx * loader.batch_size + torch.arange(objects)) * world_size + rank
+    repeated: Tensor = place >= len(loader.dataset)
+    return repeated
 
 
 def _learning_rate_factor(step: int, warmup: int, total: float, decay: str) -> float:

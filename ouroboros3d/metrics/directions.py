@@ -4,7 +4,7 @@ import re
 
 _WHERE = "(?:(?:mv|render|novel|gap|estimate)_)?"
 _HIGHER = re.compile(
-    rf"{_WHERE}(psnr|ssim)(_foreground)?|((render|novel)_)?mask_iou|iou|volume_iou|fscore(@[\d.]+)?|normal_consistency"
+    rf"{_WHERE}(psnr|ssim)(_foreground)?|((render|novel)_)?mask_iou|volume_iou|fscore(@[\d.]+)?|normal_consistency"
 )
 _LOWER = re.compile(
     rf"{_WHERE}lpips(_foreground)?|chamfer(_unaligned)?|coordinate_error|truncated_pixels"

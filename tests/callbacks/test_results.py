@@ -194,10 +194,12 @@ def test_geometry_can_be_aligned_or_left_out(here: Path) -> None:
 
 
 def test_a_missing_value_counts_in_no_mean_and_is_empty() -> None:
-    found = _means(
-        [{"uid": "a", "psnr": 1.0, "x": float("nan")}, {"uid": "b", "psnr": 3.0}, {"uid": "c", "status": "no"}]
-    )
-    assert found == {"psnr": 2.0}
+    found = [
+        {"uid": "a", "psnr": 1.0, "x": float("nan"), "status": "ok"},
+        {"uid": "b", "psnr": 3.0, "status": "ok"},
+        {"uid": "c", "seconds": 2.0, "status": "the prediction is not finite"},
+    ]
+    assert _means(found) == {"psnr": 2.0}
 
 
 def test_the_table_fits_a_terminal() -> None:
@@ -208,9 +210,10 @@ def test_the_table_fits_a_terminal() -> None:
     }
     means |= {"constant_psnr_foreground": 12.0, "chamfer": 0.1, "normal_consistency": 0.5, "fscore@0.02": 0.25}
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(results_table("Staged", means, 8, "test"))
+    console.print(results_table("Staged", means, 8, 1, "test"))
     text = console.export_text()
     assert "12.345" in text
+    assert "mean over 8 test objects, 1 failed" in text
     assert "F-score within 0.02: 0.250" in text
     assert "…" not in text
 

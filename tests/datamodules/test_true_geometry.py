@@ -60,11 +60,11 @@ def test_the_surface_is_the_one_that_the_maps_show(batch: MultiviewBatch) -> Non
     assert_close(batch.surface.normals.norm(dim=-1), torch.ones(len(batch), POINTS))
     for item in range(len(batch)):
         seen = batch.coordinates[item].permute(0, 2, 3, 1)[batch.alpha[item, :, 0] > 0.5][None]
-        distances = surface_distances(Surface(seen, torch.nn.functional.normalize(seen, dim=-1)), batch.surface[[item]])
+        shown = Surface(seen, torch.nn.functional.normalize(seen, dim=-1)).transform(batch.object_from_batch[[item]])
+        distances = surface_distances(shown, batch.surface[[item]])
         # 500 points on a surface of about 2 square units lie about 0.03 from any place on it.
         assert distances.to_target.mean() < 0.05
-    in_object = batch.surface.transform(batch.object_from_batch).points
-    assert in_object.abs().max() <= 0.5 + 1e-5, "normalised objects lie in the unit cube"
+    assert batch.surface.points.abs().max() <= 0.5 + 1e-5, "normalised objects lie in the unit cube"
     turned = batch.surface.transform(torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0])).expand(len(batch), 4, 4))
     assert (Chamfer().values(surface_distances(turned, batch.surface)) > 0.05).all(), "half a turn is another surface"
 
@@ -73,7 +73,7 @@ def test_solid_cells_lie_under_the_surface(batch: MultiviewBatch) -> None:
     """The slab is solid to its sides: its volume and its box are known from the points on it."""
     assert batch.surface is not None
     assert batch.occupancy is not None
-    points = batch.surface.transform(batch.object_from_batch).points
+    points = batch.surface.points
     place = (torch.arange(64) + 0.5) / 64 * 1.2 - 0.6
     for item in range(len(batch)):
         cells = batch.occupancy[item].nonzero()

@@ -11,7 +11,7 @@ HIGHER = [
     *(f"{place}_{value}{part}" for place in PLACES for value in ("psnr", "ssim") for part in ("", "_foreground")),
     *("render_mask_iou", "novel_mask_iou", "gap_psnr", "gap_ssim"),
     *("fscore@0.01", "fscore@0.02", "fscore@0.05", "fscore@1", "normal_consistency"),
-    *("psnr", "ssim", "iou", "volume_iou", "fscore", "estimate_psnr", "estimate_psnr_foreground"),
+    *("psnr", "ssim", "volume_iou", "fscore", "estimate_psnr", "estimate_psnr_foreground"),
     *("render_psnr", "render_psnr_foreground"),
 ]
 LOWER = [

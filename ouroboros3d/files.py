@@ -1,0 +1,63 @@
+"""Files that other processes may be reading or writing, and what names a file's content and the code's state."""
+
+import fcntl
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to in place of `path`, which it becomes when the block ends well.
+
+    Every reader sees the old file or the new one, and a writer that is killed leaves the old one.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text)
+
+
+def lock(path: Path) -> IO[str]:
+    """Lock a file until it is closed or its process ends; a file that is not there is made.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise
+    return file
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree that runs, None where it is an installed copy without one."""
+    command = ["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
