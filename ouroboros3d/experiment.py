@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentError
@@ -21,8 +21,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ouroboros3d.callbacks.predictions import PredictionWriter
-from ouroboros3d.callbacks.protocol import sha256_of
 from ouroboros3d.callbacks.results import ResultsWriter
+from ouroboros3d.files import lock, sha256_of, whole
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.weights import read_checkpoint
 
@@ -32,7 +32,12 @@ _LONG_HELP = {
     "--model.help": "--model.help=ouroboros3d.lightning_modules.staged.Staged",
     "--data.help": "--data.help=ouroboros3d.datamodules.objaverse.ObjaverseDataModule",
 }
+# Settings of the data that say how fast it comes and not what it is.
+_WITHOUT_EFFECT = {"batch_size", "num_workers", "cache_dir", "render_workers", "render_timeout_s", "retry_failed"} | {
+    "memory_limit_mb"
+}
 _VERSION_OF_LAUNCHER = "OUROBOROS3D_RUN_VERSION"  # processes that a strategy starts join the first one's run
+_LOCK = ".fit.lock"
 _log = logging.getLogger("ouroboros3d")
 
 
@@ -51,9 +56,8 @@ class WholeConfig(SaveConfigCallback):
         """Write it under another name first."""
         folder = _folder(self.config)
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / "config.yaml.part"
-        self.parser.save(self.config, part, skip_none=False, overwrite=True, multifile=False)
-        part.replace(folder / "config.yaml")
+        with whole(folder / "config.yaml") as part:
+            self.parser.save(self.config, part, skip_none=False, overwrite=True, multifile=False)
 
 
 class Commands(LightningCLI):
@@ -74,15 +78,20 @@ class Commands(LightningCLI):
     def before_test(self) -> None:
         """Tell the results which checkpoint, configuration and training seed they belong to."""
         checkpoint = str(self.config["test"].ckpt_path)
+        content = read_checkpoint(Path(checkpoint))
         config = yaml.safe_load(self._parser("test").dump(self.config["test"]))
-        text = json.dumps({name: config[name] for name in ("model", "data")}, sort_keys=True)
+        values = {**config["model"]["init_args"], **config["data"]["init_args"]}
+        text = json.dumps(
+            {name: value for name, value in values.items() if name not in _WITHOUT_EFFECT}, sort_keys=True
+        )
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined] # set at run time
             if isinstance(callback, ResultsWriter):
                 callback.settings = {
                     "checkpoint": checkpoint,
                     "checkpoint_sha256": sha256_of(Path(checkpoint)),
                     "config_hash": hashlib.sha256(text.encode()).hexdigest(),
-                    "training_seed": config["seed_everything"],
+                    "training_seed": content.get("ouroboros3d_seed"),
+                    "training_steps": content["global_step"],
                 }
 
     def before_instantiate_classes(self) -> None:
@@ -125,6 +134,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
         ValueError: a wrong argument or input, in one line.
         FileNotFoundError: no such file.
         FileExistsError: the run's folder exists.
+        SystemExit: code 143, told to stop by SIGTERM.
     """
     _quieten()
     arguments = ["--config" if argument == "-c" else argument for argument in arguments]
@@ -138,6 +148,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
             arguments = _take_images(arguments)
         arguments, claimed = _place_use(command, arguments)
     callbacks = {"test": [ResultsWriter()], "predict": [PredictionWriter()]}.get(command, [])
+    training = _lock_run(arguments) if command == "fit" else None
     try:
         Commands(
             ImageTo3D,
@@ -159,7 +170,11 @@ def run(command: str, arguments: Sequence[str]) -> None:
     except SIGTERMException as stopped:  # a SystemExit that would say success
         raise SystemExit(128 + signal.SIGTERM) from stopped
     finally:
+        if training:
+            training.close()
         if claimed:  # a command that was refused leaves nothing behind
+            if [path.name for path in claimed.iterdir()] == [_LOCK]:
+                (claimed / _LOCK).unlink()
             for folder in (claimed, *claimed.parents[:2]):
                 with suppress(OSError):  # not empty
                     folder.rmdir()
@@ -173,6 +188,24 @@ def _place_fit(arguments: list[str]) -> tuple[list[str], Path | None]:
     runs = Path(_value(arguments, "--runs") or "runs")
     experiment = _value(arguments, "--experiment") or _experiment_name(_values(arguments, "--config")) or "staged"
     return _new_run(arguments, runs, experiment)
+
+
+def _lock_run(arguments: Sequence[str]) -> IO[str] | None:
+    """Keep other fits out of a run's folder, which would mix their checkpoints and curves.
+
+    Raises:
+        ValueError: another process trains this run.
+    """
+    parts = [_value(arguments, f"--{name}") for name in ("runs", "experiment", "version")]
+    folder = Path(*(part for part in parts if part))
+    if os.environ.get("LOCAL_RANK", "0") != "0" or not folder.is_dir():
+        return None
+    try:
+        return lock(folder / _LOCK)
+    except BlockingIOError as error:
+        raise ValueError(
+            f"fit: expected nobody else at work on {folder}, got a fit that is running; wait for it or end it."
+        ) from error
 
 
 def _resume(arguments: list[str], run: Path) -> list[str]:
@@ -195,6 +228,7 @@ def _resume(arguments: list[str], run: Path) -> list[str]:
         )
     last = own / "checkpoints" / "last.ckpt"
     arguments = [f"--config={run / 'config.yaml'}", *arguments]
+    arguments += _run_arguments(own.parents[1], own.parent.name, own.name)
     if not last.is_file():
         return arguments
     _check_checkpoint(str(last))

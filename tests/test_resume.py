@@ -93,6 +93,18 @@ def test_a_killed_run_goes_on_exactly(here: Path, capsys: pytest.CaptureFixture[
     assert last["global_step"] == 8
 
 
+def test_a_run_that_is_killed_while_it_validates_validates_again(here: Path) -> None:
+    # A checkpoint is due at the very step.
+    short = [*STEPS, "--trainer.callbacks.every_n_steps=2", "--trainer.max_steps=4", "--trainer.val_check_interval=2"]
+    main([*RECURSIVE, *short, "--version=whole"])
+    assert stopped(9, "validation_step", 4, *RECURSIVE, *short, "--version=killed") == -9
+    whole, killed = here / "runs/recursive/whole", here / "runs/recursive/killed"
+    main(["fit", "--resume", str(killed)])
+    assert_same_checkpoints(killed, whole)
+    tag = "val/novel_psnr_foreground"
+    assert steps_of(killed, tag) == steps_of(whole, tag) == [1, 3]
+
+
 def test_a_run_without_a_checkpoint_starts_again(here: Path) -> None:
     short = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
     main([*RECURSIVE, *short, "--version=whole"])

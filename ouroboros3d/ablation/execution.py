@@ -9,9 +9,10 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table
 
-from ouroboros3d.ablation.manifest import Manifest, git_commit
+from ouroboros3d.ablation.manifest import Manifest
 from ouroboros3d.ablation.tasks import Task
 from ouroboros3d.ablation.workers import Worker, end
+from ouroboros3d.files import git_commit
 
 _TAIL = 5  # lines of a failed task's log that are shown
 

@@ -1,12 +1,12 @@
 """What a suite has done so far: one JSON file, so that the same command goes on where it stopped."""
 
-import fcntl
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
+
+from ouroboros3d.files import lock, replace_text
 
 STATES = ("pending", "running", "interrupted", "done", "failed")
 
@@ -28,11 +28,9 @@ class Manifest:
         self.logs.mkdir(parents=True, exist_ok=True)
         # Every task inherits the descriptor, so the lock lasts until the last of them has ended, also where `ablate`
         # itself was killed and left them behind: a second one would train into the same folders.
-        self.lock: IO[str] = (folder / "lock").open("w")
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.lock = lock(folder / "lock")
         except BlockingIOError as error:
-            self.lock.close()
             raise ValueError(
                 f"{folder}: expected nobody else at work on this suite, got another ablate or tasks that outlived "
                 f"one{_process_ids(self.path)}; wait for them or end them."
@@ -65,9 +63,7 @@ class Manifest:
 
     def save(self) -> None:
         """Write it whole."""
-        part = self.path.with_name("manifest.json.part")
-        part.write_text(json.dumps({"settings": self.settings, "tasks": self.tasks}, indent=2) + "\n")
-        part.replace(self.path)
+        replace_text(self.path, json.dumps({"settings": self.settings, "tasks": self.tasks}, indent=2) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -100,12 +96,3 @@ def _process_ids(path: Path) -> str:
     entries = _read(path)["tasks"].items()
     running = [f"{name} (process {entry.get('pid')})" for name, entry in entries if entry["state"] == "running"]
     return f", at {' and '.join(running)}" if running else ""
-
-
-def git_commit() -> str:
-    """The commit of the source tree that runs, empty where it is an installed copy without one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
