@@ -65,8 +65,11 @@ def test_the_surface_is_the_one_that_the_maps_show(batch: MultiviewBatch) -> Non
         # 500 points on a surface of about 2 square units lie about 0.03 from any place on it.
         assert distances.to_target.mean() < 0.05
     assert batch.surface.points.abs().max() <= 0.5 + 1e-5, "normalised objects lie in the unit cube"
-    turned = batch.surface.transform(torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0])).expand(len(batch), 4, 4))
-    assert (Chamfer().values(surface_distances(turned, batch.surface)) > 0.05).all(), "half a turn is another surface"
+    quarter = torch.tensor([[0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    turned = batch.surface.transform(quarter.expand(len(batch), 4, 4))
+    assert (Chamfer().values(surface_distances(turned, batch.surface)) > 0.05).all(), (
+        "a quarter turn is another surface"
+    )
 
 
 def test_solid_cells_lie_under_the_surface(batch: MultiviewBatch) -> None:
