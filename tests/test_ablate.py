@@ -249,6 +249,7 @@ def test_the_paper_s_suite(here: Path, capsys: pytest.CaptureFixture[str]) -> No
         ("seeds: [0]\nexperiments: [{name: a}, {name: b, config: a.yaml, weights_of: c}]", "trained, a, got 'c'"),
         ("seeds: [0]\nexperiments: [{name: a}]\narguments: --trainer.max_steps=1", "arguments: expected a list"),
         ("seeds: [0]\nexperiments: [{name: a}]\narguments: [--version=x]", "expected no --version"),
+        ("seeds: [0]\nexperiments: [{name: a}]\narguments: [--data.test_split=train]", "expected no --data.test_split"),
         ("seeds: [0]\nexperiments: [{name: a}]\narguments: [--data.seed, '3']", "expected no --data.seed"),
     ],
 )

@@ -22,6 +22,7 @@ _TAKEN = (
     *("--seed_everything", "--data.seed", "--data.init_args.seed"),
     *("--model.sampler.seed", "--model.init_args.sampler.seed"),
     *("--experiment", "--version", "--ckpt_path", "--resume", "--print_config", *_OWN),
+    *("--data.test_split", "--data.init_args.test_split"),  # the comparison is of the test objects
 )
 
 

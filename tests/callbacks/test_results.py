@@ -103,6 +103,7 @@ def test_every_field_of_a_result_row_is_there(run: Path) -> None:
     assert {row["status"] for row in table} == {"ok"}
     assert results["run_id"] == "recursive/version_0"
     assert results["feedback_steps"] == [0, 1, 2, 3]
+    assert (results["training_seed"], results["training_steps"], results["device"]) == (0, 2, "cpu")
     assert results["mean"]["nfe"] == 10
     assert len(results["git_commit"]) == 40
     known = [name for name in results["mean"] if higher_is_better(name) is not None]
