@@ -15,6 +15,7 @@ from ouroboros3d.metrics.directions import higher_is_better
 
 Verdict = Literal["better", "worse", "undecided", ""]
 _FEW_OBJECTS, _FEW_SEEDS = 20, 4  # below either, intervals are too narrow; a test measures how much
+_OF_A_BATCH = {"seconds", "peak_memory_mib"}  # shared by its objects, so an interval over objects would be of width 0
 _LEAST_OBJECTS = 5  # below, the bootstrap knows next to nothing: of one object it would say that all are like it
 
 
@@ -188,8 +189,9 @@ def _differences(
             f"{', '.join(variant.runs)} against {', '.join(base.runs)}; test both with the same seeds."
         )
     low, high = bootstrap_interval(pairs, samples, seed)
-    too_few = known.any(0).sum(0) < _LEAST_OBJECTS
-    low[too_few], high[too_few] = math.nan, math.nan
+    unknown = known.any(0).sum(0) < _LEAST_OBJECTS
+    unknown |= np.array([metric in _OF_A_BATCH for metric in metrics])
+    low[unknown], high[unknown] = math.nan, math.nan
     found = []
     for index, metric in enumerate(metrics):
         here = known[:, :, index]
@@ -203,7 +205,7 @@ def _differences(
                 mean,
                 float(low[index]),
                 float(high[index]),
-                signed_rank(pairs[:, :, index]),
+                math.nan if metric in _OF_A_BATCH else signed_rank(pairs[:, :, index]),
                 int(here.sum()),
                 int((measured & ~here).sum()),
                 baseline,

@@ -269,3 +269,13 @@ def test_notes_say_what_the_intervals_cannot(tmp_path):
     assert result(every).notes == []
     assert any("4" not in note and "2 seeds are few" in note for note in result([*every[:2], *every[4:6]]).notes)
     assert any("One seed" in note for note in result([every[0], every[4]]).notes)
+
+
+def test_the_cost_of_a_batch_has_no_interval_over_its_objects(tmp_path):
+    first = write_run(tmp_path / "staged" / "version_0", {"mv_psnr": BASE, "seconds": [1.0] * 8})
+    other = write_run(tmp_path / "recursive" / "version_0", {"mv_psnr": BASE, "seconds": [2.0] * 8})
+    difference = result([first, other]).cells["recursive", "seconds"].difference
+    assert difference.mean == 1
+    assert math.isnan(difference.low)
+    assert math.isnan(difference.p)
+    assert difference.verdict == ""
