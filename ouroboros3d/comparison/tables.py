@@ -40,7 +40,8 @@ def explanation(comparison: Comparison) -> str:
         f"Brackets are {LEVEL:.0%} percentile bootstrap intervals of the mean paired difference: {drawn} drawn with "
         f"replacement, {comparison.samples:,} times, generator seed {comparison.seed}. ▲ better and ▼ worse: the "
         "interval leaves out 0. p is Wilcoxon's signed-rank test over objects (mean over seeds), two-sided, "
-        f"uncorrected: of the {count} differences here about {count * 0.05:.0f} would show p < 0.05 by chance alone."
+        f"uncorrected: of the {count} differences here about {count * 0.05:.0f} would show p < 0.05 by chance alone. "
+        "Seconds and memory are those of a batch, shared by its objects, and have no interval over objects."
     )
 
 
