@@ -244,6 +244,8 @@ def test_the_paper_s_suite(here: Path, capsys: pytest.CaptureFixture[str]) -> No
         ("seeds: [0]\nexperiments: [{name: a, config: 1}]", "config: expected a text, got 1"),
         ("seeds: [0]\nexperiments: [{name: ../a}]", "since it names a folder"),
         ("seeds: [0]\nexperiments: [{name: comparison, config: a.yaml}]", "since it names a folder"),
+        ("seeds: [0]\nexperiments: [{name: comparison.html, config: a.yaml}]", "since it names a folder"),
+        ("seeds: [2026-99-99]\nexperiments: [{name: a}]", "expected a suite in YAML"),
         ("seeds: [0]\nexperiments: [{name: nowhere}]", "no file nowhere.yaml"),
         ("seeds: [0]\nexperiments: [{name: a, weights_of: b}]", "of which there is none, got 'b'"),
         ("seeds: [0]\nexperiments: [{name: a}, {name: b, config: a.yaml, weights_of: c}]", "trained, a, got 'c'"),

@@ -151,7 +151,7 @@ class Execution:
             state = f"failed, {self.failed[task.name]}" if task.name in self.failed else entry["state"]
             seconds = duration(entry["seconds"]) if "seconds" in entry else "-"
             table.add_row(task.name, state, seconds)
-        Console(highlight=False).print(table)
+        Console(highlight=False, markup=False).print(table)
 
 
 def duration(seconds: float) -> str:

@@ -65,7 +65,7 @@ def read_suite(path: Path) -> Suite:
         raise FileNotFoundError(f"suite: no file {path}; name one, such as ablations/suite.yaml.")
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected a suite in YAML, got what cannot be read: {error}.") from error
     _check_keys(path, "the suite", content, {"seeds", "experiments"}, {"arguments"})
     arguments = content.get("arguments", [])
@@ -106,10 +106,10 @@ def _experiment(path: Path, entry: Any) -> Experiment:  # noqa: ANN401 - what a 
         if not isinstance(value, str):
             raise ValueError(f"{path}: {key}: expected a text, got {value!r}.")
     name = entry["name"]
-    if not re.fullmatch(r"(?!(ablate|comparison)$)[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+    if not re.fullmatch(r"(?!(ablate|overview)$|comparison(\.|$))[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ValueError(
             f"{path}: name: expected letters, digits, _ . and -, since it names a folder of runs, and none of "
-            f"the taken ones, ablate and comparison, got {name!r}."
+            f"the taken ones, ablate, comparison and overview, got {name!r}."
         )
     config = path.parent / entry.get("config", f"{name}.yaml")
     if not config.is_file():

@@ -191,7 +191,7 @@ class ResultsWriter(Callback):
                 for point in curves:
                     for name in point.keys() - {"step", "sigma"}:
                         logger.experiment.add_scalar(f"steps/{name}", point[name], point["step"])
-        console = Console()
+        console = Console(markup=False)
         ok = sum(row["status"] == "ok" for row in rows)
         console.print(results_table(self._header["method"], means, ok, len(rows) - ok, self._header["split"]))
         for what, path in {

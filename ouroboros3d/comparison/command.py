@@ -1,6 +1,7 @@
 """`python -m ouroboros3d compare`: from tested runs to tables, a page and a dashboard."""
 
 import argparse
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,14 +48,16 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_intermixed_args(arguments)
-    if options.samples < 100:
-        raise ValueError(f"samples: expected at least 100 draws of the bootstrap, got {options.samples}.")
+    if not 100 <= options.samples <= 1_000_000:
+        raise ValueError(f"samples: expected 100 to 1,000,000 draws of the bootstrap, got {options.samples}.")
+    if not re.fullmatch(r"\w+", options.split):
+        raise ValueError(f"split: expected test, val or train, got {options.split!r}.")
     if options.seed < 0:
         raise ValueError(f"seed: expected a whole number from 0, got {options.seed}.")
     out = options.out or options.runs / "comparison"
     refuse_foreign(out)
     found, notes = choose(options.named, options.runs, options.split)
-    variants = group(found)
+    variants = group(found, notes)
     notes += check_comparable(variants, options.allow)
     comparison = compare(
         variants,
@@ -67,7 +70,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     with replaced(out) as folder:
         _write(comparison, folder)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     print_tables(comparison, console)
     for name, path in {"page": "comparison.html", "tables": "comparison.md", "numbers": "comparison.csv"}.items():
         console.print(f"{name + ':':<13}{out / path}", soft_wrap=True)

@@ -16,7 +16,7 @@ from ouroboros3d.comparison.labels import grouped, headline, label
 from ouroboros3d.comparison.outcome import Comparison
 from ouroboros3d.comparison.points import SCENE, cloud
 from ouroboros3d.comparison.runs import Run
-from ouroboros3d.comparison.tables import caption, explanation, markdown_tables
+from ouroboros3d.comparison.tables import caption, explanation, markdown_tables, markdown_text
 from ouroboros3d.comparison.variants import Variant
 
 OVERVIEW = "overview"
@@ -55,7 +55,7 @@ def write_dashboard(comparison: Comparison, folder: Path, strips: Mapping[str, M
         for uid, pictures in strips.items():
             for kind, picture in pictures.items():
                 _write_picture(writer, f"{kind}/{uid}", picture)
-        notes = "\n".join(f"- {note}" for note in comparison.notes)
+        notes = "\n".join(f"- {markdown_text(note)}" for note in comparison.notes)
         tables = {"Headline": metrics, **grouped(comparison.metrics)}
         for place, (name, members) in enumerate(tables.items()):  # shown in the order of their names
             text = [f"{caption(comparison)}. Bold: best mean.", markdown_tables(comparison, members)]

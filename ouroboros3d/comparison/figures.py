@@ -48,9 +48,9 @@ def differences(comparison: Comparison, metrics: Sequence[str]) -> Figure:
             axes.plot([d.low, d.high], [row, row], color=_INK, linewidth=1.6, solid_capstyle="butt")
             axes.plot([d.low, d.high], [row, row], "|", color=_INK, markersize=7, markeredgewidth=1.6)
         baseline = comparison.cells[comparison.baseline.name, metric].mean
-        _plain(axes, f"{titled(metric)}\n{comparison.baseline.name} {number(metric, baseline)}")
+        _plain(axes, f"{titled(metric)}\n{_text(comparison.baseline.name)} {number(metric, baseline)}")
         axes.axvline(0, color=_INK, linewidth=0.8)
-        names = [variant.name for variant in others] if index % columns == 0 else ["" for _ in others]
+        names = [_text(variant.name) for variant in others] if index % columns == 0 else ["" for _ in others]
         axes.set_yticks(range(len(others)), names)
         axes.set_ylim(len(others) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
@@ -89,14 +89,14 @@ def scatter(comparison: Comparison, metrics: Sequence[str]) -> Figure:
             ahead = int(((values > base) if upward else (values < base))[known].sum())
             counted = "" if upward is None else f": {ahead} of {int(known.sum())}"
             style = {"color": colours[variant.name], "markersize": 5, "alpha": 0.75, "markeredgewidth": 0}
-            axes.plot(base[known], values[known], "o", label=variant.name + counted, **style)
+            axes.plot(base[known], values[known], "o", label=_text(variant.name) + counted, **style)
         ends = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
         if upward is not None:
             axes.fill_between(ends, ends, ends[1] if upward else ends[0], color=_VERDICTS["better"], alpha=0.10, lw=0)
         axes.plot(ends, ends, color=_INK, linewidth=0.8)
         _plain(axes, titled(metric))
         axes.set(xlim=ends, ylim=ends, aspect="equal")
-        axes.set_xlabel(comparison.baseline.name, color=_INK, fontsize=9)
+        axes.set_xlabel(_text(comparison.baseline.name), color=_INK, fontsize=9)
         axes.locator_params(nbins=5)
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "handletextpad": 0.1}
         title = "" if upward is None else "better on"
@@ -119,7 +119,7 @@ def step_curves(comparison: Comparison, curves: Mapping[str, Mapping[str, NDArra
     for axes, (name, title) in zip(grid, shown.items(), strict=False):
         for variant, columns in curves.items():
             if name in columns:
-                axes.plot(columns[name], label=variant, color=colours[variant], linewidth=1.6)
+                axes.plot(columns[name], label=_text(variant), color=colours[variant], linewidth=1.6)
         _plain(axes, title)
         axes.set_xlabel("denoising step", color=_INK, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -127,6 +127,11 @@ def step_curves(comparison: Comparison, curves: Mapping[str, Mapping[str, NDArra
     if shown:
         grid[0].legend(frameon=False, fontsize=8, labelcolor=_INK)
     return figure
+
+
+def _text(name: str) -> str:
+    """A name that matplotlib takes neither for mathematics nor, with an underscore first, for one to leave out."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def colours_of(comparison: Comparison) -> dict[str, str]:

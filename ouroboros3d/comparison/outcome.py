@@ -184,9 +184,10 @@ def _differences(
     pairs = ours - theirs
     known = ~np.isnan(pairs)
     if not known.any():
+        seeds = f"seeds {', '.join(variant.runs)} against {', '.join(base.runs)}; test both with the same seeds."
         raise ValueError(
-            f"{variant.name}: expected an object and a seed in common with {base.name}, got seeds "
-            f"{', '.join(variant.runs)} against {', '.join(base.runs)}; test both with the same seeds."
+            f"{variant.name}: expected an object and a seed in common with {base.name}, got "
+            + ("no object that both have values of." if shared else seeds)
         )
     low, high = bootstrap_interval(pairs, samples, seed)
     unknown = known.any(0).sum(0) < _LEAST_OBJECTS

@@ -156,7 +156,7 @@ def _named(stem: str, split: str) -> str:
 def _summary(path: Path) -> dict[str, Any]:
     try:
         summary: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSON's and Unicode's errors are both of this kind
+    except (ValueError, RecursionError) as error:  # JSON's and Unicode's errors are both of the first kind
         raise ValueError(f"{path}: expected JSON, got a damaged file ({error}); test the run again.") from error
     fields: dict[str, Any] = summary if isinstance(summary, dict) else {}
     missing = [name for name in (*_NEEDED, *_SUMMARY) if name not in fields]
@@ -165,7 +165,7 @@ def _summary(path: Path) -> dict[str, Any]:
             f"{path}: expected the fields of a test's summary, got none called {', '.join(missing)}; the file is "
             "damaged or older than this version; test the run again, or name the runs to compare."
         )
-    kinds = {"objects": int, "failed": int, "mean": dict, "split": str}
+    kinds = {"objects": int, "failed": int, "mean": dict, "split": str, "seed": int, "training_seed": int | None}
     wrong = [name for name, kind in kinds.items() if not isinstance(fields[name], kind)]
     if wrong:
         raise ValueError(f"{path}: expected {wrong[0]} of another kind, got {fields[wrong[0]]!r}; test the run again.")

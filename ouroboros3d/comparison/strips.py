@@ -57,7 +57,7 @@ def _views(run: Run, uid: str, name: str) -> list[Image.Image]:
     try:
         with Image.open(path) as file:
             picture = file.convert("RGB")
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of them Pillow's
         raise ValueError(f"{path}: expected a picture, got a damaged file ({error}); test the run again.") from error
     size = picture.height
     if picture.width % size:

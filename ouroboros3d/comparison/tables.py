@@ -1,6 +1,7 @@
 """A comparison as text: the table in the terminal, comparison.md and comparison.csv."""
 
 import csv
+import html
 import io
 import math
 from collections.abc import Sequence
@@ -81,13 +82,18 @@ def _terminal_cell(comparison: Comparison, variant: str, metric: str) -> Text:
 def markdown_tables(comparison: Comparison, metrics: Sequence[str]) -> str:
     """One table: a row a metric, a column a variant."""
     lines = [
-        "| | " + " | ".join(variant.name for variant in comparison.variants) + " |",
+        "| | " + " | ".join(markdown_text(variant.name) for variant in comparison.variants) + " |",
         "|---|" + "---|" * len(comparison.variants),
     ]
     for metric in metrics:
         cells = [markdown_cell(comparison, variant.name, metric) for variant in comparison.variants]
         lines.append(f"| {titled(metric)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def markdown_text(text: str) -> str:
+    """Text as it reads in Markdown, also in a table: no tag, no column and no line of its own."""
+    return html.escape(text, quote=False).replace("|", r"\|").replace("\n", " ")
 
 
 def markdown_cell(comparison: Comparison, variant: str, metric: str) -> str:
@@ -118,10 +124,10 @@ def relative(comparison: Comparison, variant: str, metric: str) -> str:
 def markdown(comparison: Comparison) -> str:
     """The whole of comparison.md."""
     shared, differing = protocols(comparison)
-    names = [variant.name for variant in comparison.variants]
+    names = [markdown_text(variant.name) for variant in comparison.variants]
     parts = [f"# Comparison of {', '.join(names)}", f"{caption(comparison)}. Bold: best mean."]
     parts += [markdown_tables(comparison, headline(comparison.metrics)), explanation(comparison)]
-    parts += ["\n".join(f"- {note}" for note in comparison.notes)] if comparison.notes else []
+    parts += ["\n".join(f"- {markdown_text(note)}" for note in comparison.notes)] if comparison.notes else []
     parts += ["## Commands", f"```bash\n{comparison.command}\n```", "The runs, tested by:"]
     tests = [how_to_test(run.folder, comparison.split) for v in comparison.variants for run in v.runs.values()]
     parts += ["```bash\n" + "\n".join(tests) + "\n```"]
@@ -129,9 +135,9 @@ def markdown(comparison: Comparison) -> str:
         parts += [f"## {name}", markdown_tables(comparison, metrics)]
     parts += ["## Protocol", "What the variants differ in:"]
     rows = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    rows += [f"| {field} | " + " | ".join(values) + " |" for field, values in differing.items()]
+    rows += [f"| {field} | " + " | ".join(map(markdown_text, values)) + " |" for field, values in differing.items()]
     parts += ["\n".join(rows), "What they share:", "| field | value |\n|---|---|"]
-    parts[-1] += "".join(f"\n| {field} | {value} |" for field, value in shared.items())
+    parts[-1] += "".join(f"\n| {field} | {markdown_text(value)} |" for field, value in shared.items())
     return "\n\n".join(parts) + "\n"
 
 

@@ -17,6 +17,7 @@ _WEIGHTS = {"checkpoint", "checkpoint_sha256", "training_steps"}
 _PLACE = {"git_commit", "package_versions", "device", "world_size"}
 _ABLATED = {"method", "projection_steps", "feedback_steps", "blend", "feedback_maps", "published_switches"}
 _SEEDS = {"seed", "training_seed"}
+_RESERVED = {"overview", "comparison.html", "comparison.md", "comparison.csv"}  # in the folder of a comparison
 _OF_OBJECTS = {"split_sha256", "data_sha256"}  # hashes of all objects, which differ where one object does
 _FREE = _IDENTITY | _WEIGHTS | _PLACE | _ABLATED | _SEEDS
 # Keys of a run's config.yaml that say where and with which seed, and nothing of what was run.
@@ -83,13 +84,18 @@ def choose(named: Sequence[Path], folder: Path, split: str) -> tuple[list[Run], 
     return list(chosen.values()), notes
 
 
-def group(runs: Iterable[Run]) -> list[Variant]:
+def group(runs: Iterable[Run], notes: Sequence[str] = ()) -> list[Variant]:
     """Variants of runs: those of one experiment that differ in nothing but their seeds are one.
 
     A seed's label is the sampler's, followed by the training's where the former alone does not tell runs apart.
 
+    Args:
+        runs: tested ones.
+        notes: why others are left out, which a refusal says too.
+
     Raises:
-        ValueError: fewer than two variants, two of one name, the same seed twice in one.
+        ValueError: fewer than two variants, two of one name or one that a comparison's own files have, the same seed
+            twice in one.
     """
     alike: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
@@ -111,6 +117,8 @@ def group(runs: Iterable[Run]) -> list[Variant]:
         name = members[0].experiment
         if experiments.count(name) > 1:
             name += f"/{members[0].folder.resolve().name}"
+        if name in _RESERVED:
+            raise ValueError(f"{members[0].folder}: expected another experiment name, got one of a comparison's files.")
         if name in variants:
             raise ValueError(f"{members[0].folder}: expected variants of different names, got two called {name}.")
         variants[name] = Variant(name, by_seed)
@@ -119,7 +127,7 @@ def group(runs: Iterable[Run]) -> list[Variant]:
         places = ", ".join(str(run.folder) for run in only.runs.values())
         raise ValueError(
             f"compare: expected at least two variants, got {only.name} alone ({places}); "
-            "test another one: python -m ouroboros3d test --config ablations/NAME.yaml"
+            + (" ".join(notes) or "test another one: python -m ouroboros3d test --config ablations/NAME.yaml")
         )
     return list(variants.values())
 
@@ -199,8 +207,10 @@ def _but_for_seeds(run: Run) -> str:
     path = run.folder / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: expected YAML, got a damaged file; run the experiment again.") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{path}: expected the run's configuration, got none that can be read; run the experiment again."
+        ) from error
     if isinstance(config, dict) and isinstance(config.get("trainer"), dict):
         config["trainer"].pop("logger", None)  # names the run's folder
     protocol = {

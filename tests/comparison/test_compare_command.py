@@ -196,7 +196,7 @@ def test_wrong_usage_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str
         capsys, "--sampels", "5"
     )
     assert "argument --samples: invalid int value: 'many'" in refusal(capsys, "--samples", "many")
-    assert "samples: expected at least 100 draws" in refusal(capsys, "--samples", "10")
+    assert "samples: expected 100 to 1,000,000 draws" in refusal(capsys, "--samples", "10")
     assert "seed: expected a whole number from 0" in refusal(capsys, "--seed=-1")
     assert "baseline: expected one of recursive, staged, got best." in refusal(capsys, "--baseline", "best")
     assert "allow: expected one of" in refusal(capsys, "--allow", "everything")

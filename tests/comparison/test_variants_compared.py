@@ -1,14 +1,18 @@
 """Which runs are taken, how they become variants, and which of them may not be compared."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from run_writer import UIDS, write_run
 
+from ouroboros3d.comparison.figures import scatter
 from ouroboros3d.comparison.outcome import Comparison, compare
 from ouroboros3d.comparison.runs import read_run
+from ouroboros3d.comparison.tables import markdown
 from ouroboros3d.comparison.variants import check_comparable, choose, group
 
 BASE = [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 17.0]
@@ -102,7 +106,7 @@ def test_nothing_to_compare_gets_one_line(runs, tmp_path):
     with pytest.raises(ValueError, match="expected variants of different names, got two called recursive/version_0"):
         group(choose([runs / "recursive", elsewhere], runs, "test")[0])
     (runs / "staged" / "version_0" / "config.yaml").write_text("a: [")
-    with pytest.raises(ValueError, match=r"version_0/config\.yaml: expected YAML"):
+    with pytest.raises(ValueError, match=r"version_0/config\.yaml: expected the run's configuration"):
         choose([], runs, "test")
 
 
@@ -279,3 +283,33 @@ def test_the_cost_of_a_batch_has_no_interval_over_its_objects(tmp_path):
     assert math.isnan(difference.low)
     assert math.isnan(difference.p)
     assert difference.verdict == ""
+
+
+def test_names_that_a_comparison_needs_itself_are_refused(tmp_path):
+    folders = [write_run(tmp_path / name / "version_0", {"mv_psnr": BASE}) for name in ("staged", "comparison.html")]
+    with pytest.raises(ValueError, match="expected another experiment name, got one of a comparison's files"):
+        result(folders)
+
+
+def test_a_lonely_run_says_why_the_others_are_left_out(tmp_path):
+    write_run(tmp_path / "staged" / "version_0", {"mv_psnr": BASE})
+    unfinished = tmp_path / "recursive" / "version_0"
+    write_run(unfinished, {"mv_psnr": BASE}, method="Recursive")
+    (unfinished / "results.json").unlink()
+    (unfinished / "results.0.jsonl.part").write_text("one\n")
+    with pytest.raises(ValueError, match=r"got staged alone .*recursive/version_0 is left out: its test is unfinished"):
+        group(*choose([], tmp_path, "test"))
+
+
+def test_hostile_names_are_text_in_markdown_and_figures(tmp_path):
+    names = ["staged", "a|b", "$x^$", "_under"]
+    folders = [write_run(tmp_path / name / "version_0", {"mv_psnr": [12.0 + i] * 8}) for i, name in enumerate(names)]
+    comparison = replace(result(folders), notes=["<b> | x"])
+    text = markdown(comparison)
+    header = next(line for line in text.splitlines() if line.startswith("| | staged"))
+    assert header.replace(r"\|", "").count("|") == 6
+    assert "<b>" not in text
+    figure = scatter(comparison, ["mv_psnr"])
+    FigureCanvasAgg(figure).draw()
+    shown = [entry.get_text() for entry in figure.axes[0].get_legend().get_texts()]
+    assert [label.strip().split(":")[0] for label in shown] == ["a|b", r"\$x^\$", "_under"]
