@@ -41,17 +41,20 @@ class Journal:
             ) from error
 
     def read(self) -> list[dict[str, Any]]:
-        """The entries of all processes of an interrupted test with this identity; an unfinished line is left out."""
+        """The entries of all processes of an interrupted test with this identity; unfinished lines are left out."""
         entries = []
         for path in self._paths():
-            lines = path.read_text(errors="replace").split("\n")[:-1]  # what follows the last newline is unfinished
-            if lines[:1] == [self.identity]:
-                entries += [json.loads(line) for line in lines[1:]]
+            first, *lines = path.read_text(errors="replace").split("\n")[:-1] or [""]
+            for line in lines if first == self.identity else []:
+                try:
+                    entries.append(json.loads(line))
+                except ValueError:
+                    break  # where a crash of the machine cut the file, its object counts as not tested
         return entries
 
     def is_of_another_test(self) -> bool:
         """Whether an interrupted test left rows that this one cannot take over."""
-        return any(path.open(errors="replace").readline() != f"{self.identity}\n" for path in self._paths())
+        return any(path.read_text(errors="replace").partition("\n")[0] != self.identity for path in self._paths())
 
     def restart(self, entries: list[dict[str, Any]]) -> None:
         """Put all entries of an interrupted test into one file and remove the others."""

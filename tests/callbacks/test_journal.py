@@ -30,6 +30,11 @@ def test_a_line_that_a_killed_writer_left_open_does_not_count(tmp_path: Path) ->
     path = tmp_path / "results.0.jsonl.part"
     os.truncate(path, path.stat().st_size - 5)
     assert Journal(tmp_path, "results", "one").read() == [entry("a")]
+    path.write_bytes(path.read_bytes() + b"\0\0\n")
+    assert Journal(tmp_path, "results", "one").read() == [entry("a")]
+    path.write_bytes(b"")
+    assert Journal(tmp_path, "results", "one").read() == []
+    assert Journal(tmp_path, "results", "one").is_of_another_test()
 
 
 def test_a_restart_keeps_what_it_was_given_and_nothing_else(tmp_path: Path) -> None:
