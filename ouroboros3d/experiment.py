@@ -33,8 +33,9 @@ _LONG_HELP = {
     "--data.help": "--data.help=ouroboros3d.datamodules.objaverse.ObjaverseDataModule",
 }
 # Settings of the data that say how fast it comes and not what it is.
-_WITHOUT_EFFECT = {"batch_size", "num_workers", "cache_dir", "render_workers", "render_timeout_s", "retry_failed"} | {
-    "memory_limit_mb"
+_WITHOUT_EFFECT = {
+    *("batch_size", "num_workers", "memory_limit_mb"),
+    *("cache_dir", "render_workers", "render_timeout_s", "retry_failed"),
 }
 _VERSION_OF_LAUNCHER = "OUROBOROS3D_RUN_VERSION"  # processes that a strategy starts join the first one's run
 _LOCK = ".fit.lock"
@@ -80,10 +81,8 @@ class Commands(LightningCLI):
         checkpoint = str(self.config["test"].ckpt_path)
         content = read_checkpoint(Path(checkpoint))
         config = yaml.safe_load(self._parser("test").dump(self.config["test"]))
-        values = {**config["model"]["init_args"], **config["data"]["init_args"]}
-        text = json.dumps(
-            {name: value for name, value in values.items() if name not in _WITHOUT_EFFECT}, sort_keys=True
-        )
+        data = {name: value for name, value in config["data"]["init_args"].items() if name not in _WITHOUT_EFFECT}
+        text = json.dumps({"model": config["model"], "data": data}, sort_keys=True)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined] # set at run time
             if isinstance(callback, ResultsWriter):
                 callback.settings = {

@@ -187,14 +187,14 @@ class ObjaverseDataModule(LightningDataModule):
         cache = RenderCache(self.cache_dir, self.rig)
         render = partial(cache.render, workers=self.render_workers, timeout_s=self.render_timeout_s)
         render(assets, retry_failed=self.retry_failed)
-        if self._measures_geometry:
+        if surface_points := self._surface_points(self.test_split):
             rendered = cache.complete(self.assets()[self.test_split])
-            render(rendered, retry_failed=self.retry_failed, surface_points=self.surface_points)
+            render(rendered, retry_failed=self.retry_failed, surface_points=surface_points)
 
-    @property
-    def _measures_geometry(self) -> bool:
-        """Only `test` needs true geometry, so only it waits for it."""
-        return self.surface_points > 0 and self.trainer is not None and self.trainer.state.fn == "test"
+    def _surface_points(self, split: Split) -> int:
+        """Points of true surface that a split's objects need: only `test` measures geometry and waits for it."""
+        testing = self.trainer is not None and self.trainer.state.fn == "test"
+        return self.surface_points if testing and split == self.test_split else 0
 
     def setup(self, stage: str) -> None:
         """Open the cache for `fit`, `validate`, `test` or `predict`.
@@ -227,7 +227,7 @@ class ObjaverseDataModule(LightningDataModule):
                 self.num_target_views,
                 self.background,
                 self.seed,
-                self.surface_points if self._measures_geometry and split == self.test_split else 0,
+                self._surface_points(split),
             )
             for split, uids in usable.items()
         }
@@ -236,7 +236,7 @@ class ObjaverseDataModule(LightningDataModule):
         self._data_sha256 = cache.assets_sha256(self._asked_for)
 
     def _usable(self, cache: RenderCache, split: Split, assets: list[Asset]) -> list[str]:
-        surface_points = self.surface_points if self._measures_geometry and split == self.test_split else 0
+        surface_points = self._surface_points(split)
         complete = [asset.uid for asset in cache.complete(assets, surface_points)]
         left_out = [asset for asset in assets if asset.uid not in set(complete)]
         failures = cache.failures(left_out, surface_points)

@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ouroboros3d.files import whole
+
 FolderPart = Literal["unet", "vae", "image_encoder"]
 
 _FILE_STEMS: dict[FolderPart, str] = {
@@ -270,9 +272,8 @@ def save_base_weights(
         "config": json.dumps(config, sort_keys=True),
         "recipe": json.dumps(recipe, sort_keys=True),
     }
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata=metadata)
-    part.replace(path)
+    with whole(path) as part:
+        save_file(tensors, part, metadata=metadata)
 
 
 def load_base_weights(
