@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from processes import Command
 
 from ouroboros3d.ablation.execution import Execution
 from ouroboros3d.ablation.manifest import Manifest
@@ -83,27 +82,25 @@ def alive(process: int) -> bool:
 @pytest.mark.timeout(1800)  # five commands, each of which takes seconds to start
 def test_a_suite_survives_whatever_happens(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_suite(here / "pair.yaml", STAGED, COMBINED, seeds=[3], arguments=TINY)
-    command = [sys.executable, "-m", "ouroboros3d", "ablate", "pair.yaml"]
     fit, run = "staged-seed_3-fit", here / "runs/staged/pair-seed_3"
 
     # Asked to stop: it ends its task, and says how to go on.
-    ablate = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ablate = Command("ablate", "pair.yaml")
     wait_for(lambda: "pid" in manifest().get(fit, {}))
     task = manifest()[fit]["pid"]
-    ablate.terminate()
-    printed, error = ablate.communicate(timeout=60)
-    assert ablate.returncode == 128 + signal.SIGTERM
-    assert error.endswith("the same command goes on: python -m ouroboros3d ablate pair.yaml\n")
-    assert f"interrupted {fit}" in printed
+    ablate.process.terminate()
+    assert ablate.wait(60) == 128 + signal.SIGTERM
+    assert ablate.printed.endswith("the same command goes on: python -m ouroboros3d ablate pair.yaml\n")
+    assert f"interrupted {fit}" in ablate.printed
     assert manifest()[fit]["state"] == "interrupted"
     assert not alive(task)
 
     # Killed without notice in the middle of training: its task outlives it and keeps others out.
-    ablate = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ablate = Command("ablate", "pair.yaml")
     wait_for((run / "checkpoints/last.ckpt").exists)
     task = manifest()[fit]["pid"]
     os.kill(task, signal.SIGSTOP)  # so that it does not come to its end meanwhile
-    ablate.kill()
+    ablate.process.kill()
     ablate.wait()
     assert f"at {fit} (process {task})" in refusal(capsys, "pair.yaml")
     assert alive(task)

@@ -4,16 +4,17 @@ import csv
 import gzip
 import io
 import json
-import subprocess
-import sys
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from processes import Command, ranks
 
-from ouroboros3d.callbacks.results import _means, results_table
+from ouroboros3d.callbacks.results import ResultsWriter, _means, results_table
 from ouroboros3d.cli import main
 from ouroboros3d.datamodules.objaverse import BUNDLED
 from ouroboros3d.datamodules.splits import split_of
@@ -22,18 +23,6 @@ from ouroboros3d.metrics.directions import higher_is_better
 
 ROOT = Path(__file__).parents[2]
 TINY = f"--config={ROOT / 'tests' / 'tiny.yaml'}"
-# A test that dies like `kill -9` after its first object.
-_KILLED = """
-import os, signal, sys
-from ouroboros3d.callbacks.results import ResultsWriter
-from ouroboros3d.cli import main
-write = ResultsWriter.on_test_batch_end
-def kill(self, trainer, *args, **kwargs):
-    write(self, trainer, *args, **kwargs)
-    os.kill(os.getpid(), signal.SIGKILL)
-ResultsWriter.on_test_batch_end = kill
-main(["test", *sys.argv[1:]])
-"""
 # What may differ between two tests that measure the same.
 VOLATILE = {"run_id", "timestamp", "seconds", "peak_memory_mib", "batch_size", "world_size"}
 
@@ -55,6 +44,16 @@ def here(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(run.parents[2])
     monkeypatch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
     return run
+
+
+def kill_after_the_first_object() -> None:
+    write = ResultsWriter.on_test_batch_end
+
+    def kill(self: ResultsWriter, *arguments: Any, **named: Any) -> None:
+        write(self, *arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    ResultsWriter.on_test_batch_end = kill
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -144,8 +143,8 @@ def test_an_interrupted_test_goes_on_where_it_stopped(here: Path, capsys: pytest
         f"--config={here / 'config.yaml'}",
         "--experiment=killed",
     ]
-    ended = subprocess.run([sys.executable, "-c", _KILLED, *run, "--version=one"], capture_output=True, text=True)
-    assert ended.returncode == -9, ended.stderr
+    command = Command("test", *run, "--version=one", before=kill_after_the_first_object)
+    assert command.wait() == -signal.SIGKILL, command.printed
     killed = here.parents[1] / "killed/one"
     assert not (killed / "results.json").exists()
     assert len(list(killed.glob("results.*.jsonl.part"))) == 2
@@ -168,9 +167,9 @@ def test_two_processes_write_the_results_of_one(here: Path) -> None:
     base = ["--ckpt_path", str(here / "checkpoints/last.ckpt"), f"--config={here / 'config.yaml'}", "--experiment=two"]
     base += ["--data.max_objects=3", "--data.test_split=train", "--trainer.accelerator=cpu"]
     two = ["--version=b", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    command = [sys.executable, "-m", "ouroboros3d", "test", *base, *two]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
+    commands = ranks("test", *base, *two)
+    for command in commands:
+        assert command.wait() == 0, command.printed
     main(["test", *base, "--version=a"])
     folders = [here.parents[1] / "two" / name for name in "ab"]
     for folder in folders:

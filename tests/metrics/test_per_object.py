@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import START_METHOD
 from torch import Tensor
 
 from ouroboros3d.metrics.per_object import PerObject
@@ -105,7 +106,7 @@ def _process(rank: int, folder: str) -> None:
 
 
 def test_two_processes_with_unequal_shares_give_the_mean_of_one(tmp_path):
-    torch.multiprocessing.spawn(_process, args=(str(tmp_path),), nprocs=2)
+    torch.multiprocessing.start_processes(_process, args=(str(tmp_path),), nprocs=2, start_method=START_METHOD)
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8"))
         for case, shares in SHARES.items():
