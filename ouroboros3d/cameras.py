@@ -138,7 +138,8 @@ class Cameras:
         x = ((u - matrix[..., 0, 2]) / matrix[..., 0, 0]).expand(*self.shape, height, width)
         y = ((v[:, None] - matrix[..., 1, 2]) / matrix[..., 1, 1]).expand(*self.shape, height, width)
         in_camera = torch.stack([x, y, torch.ones_like(x)], dim=-3)
-        directions = torch.einsum("...ij,...jhw->...ihw", self.c2w_opencv[..., :3, :3], in_camera)
+        with full_precision(in_camera):
+            directions = torch.einsum("...ij,...jhw->...ihw", self.c2w_opencv[..., :3, :3], in_camera)
         directions = torch.nn.functional.normalize(directions, dim=-3)
         return self.centres[..., None, None].expand_as(directions), directions
 
@@ -156,7 +157,8 @@ class Cameras:
         Returns:
             uv_norm [..., P, 2] (0 to 1 inside the image) and depth [..., P] (visible where > 0).
         """
-        in_camera = (points_world - self.centres[..., None, :]) @ self.c2w_opencv[..., :3, :3]
+        with full_precision(points_world):
+            in_camera = (points_world - self.centres[..., None, :]) @ self.c2w_opencv[..., :3, :3]
         depth = in_camera[..., 2]
         matrix = self.intrinsics_norm[..., None, :, :]
         u = matrix[..., 0, 0] * in_camera[..., 0] / depth + matrix[..., 0, 2]
@@ -169,11 +171,19 @@ class Cameras:
         x = (uv_norm[..., 0] - matrix[..., 0, 2]) / matrix[..., 0, 0] * depth
         y = (uv_norm[..., 1] - matrix[..., 1, 2]) / matrix[..., 1, 1] * depth
         in_camera = torch.stack([x, y, depth], dim=-1)
-        return in_camera @ self.c2w_opencv[..., :3, :3].transpose(-1, -2) + self.centres[..., None, :]
+        with full_precision(in_camera):
+            return in_camera @ self.c2w_opencv[..., :3, :3].transpose(-1, -2) + self.centres[..., None, :]
 
     def transform(self, world: Tensor) -> "Cameras":
-        """Cameras after a rigid change of world frame: world [..., 4, 4] maps old points to new points."""
-        return Cameras(world @ self.c2w_opencv, self.intrinsics_norm)
+        """Cameras after a similarity of the world: world [..., 4, 4] maps old points to new points.
+
+        A scale moves the centres and leaves the rotations rigid, so every point stays at its pixel.
+        """
+        c2w = world @ self.c2w_opencv
+        scale = torch.linalg.det(world[..., :3, :3].double()).pow(1 / 3)[..., None, None]
+        # By exactly one where nothing is scaled, so that rounding does not touch a rigid change.
+        c2w[..., :3, :3] /= torch.where((scale - 1).abs() < 1e-5, 1, scale).to(c2w.dtype)
+        return Cameras(c2w, self.intrinsics_norm)
 
     def relative_to_first(self) -> tuple["Cameras", Tensor]:
         """Cameras [B, V] in the input-relative frame, where view 0 has azimuth 0, elevation 0 and its own radius.
@@ -192,6 +202,11 @@ class Cameras:
         world_from_relative = first @ torch.linalg.inv(settle)
         dtype = self.c2w_opencv.dtype
         return Cameras(c2w.to(dtype), self.intrinsics_norm), world_from_relative.to(dtype)
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """A context for geometry on a tensor's device: mixed precision would turn a camera by half a degree."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def intrinsics(fx: Tensor, fy: Tensor, cx: float | Tensor = 0.5, cy: float | Tensor = 0.5) -> Tensor:
@@ -243,6 +258,11 @@ def from_stored(
         c2w = _Y_UP_FROM_Z_UP.to(c2w.device) @ c2w
     check_rigid(c2w)
     return c2w.float()
+
+
+def y_up_from_z_up(vectors: Tensor) -> Tensor:
+    """Points or normals [..., 3] of a Z-up (Blender) world in the internal Y-up world: (x, y, z) to (x, z, -y)."""
+    return vectors @ _Y_UP_FROM_Z_UP[:3, :3].T.to(vectors)
 
 
 def to_blender(c2w_opencv: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From cached views to batches: which views of an object make a sample, in which order, on which background.
+"""From posed views to batches: which views of an object make a sample, in which order, on which background.
 
 Every random choice is a function of (seed, epoch, repeat, uid), never of a stream that workers, resumption or another
 split could shift: the same step sees the same sample with any number of workers, and an interrupted epoch continues
@@ -9,19 +9,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
 
 from ouroboros3d.batch import MultiviewBatch
-from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.orbits import OrbitRig, SampleError, read_orbit
-from ouroboros3d.datamodules.render_cache import RenderCache
+from ouroboros3d.cameras import Cameras, crop_intrinsics
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
+from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.splits import hashed_integer, hashed_uniform
 from ouroboros3d.datamodules.true_geometry import TrueGeometry
 from ouroboros3d.surface import Surface
 
 Background = Literal["white", "grey", "black", "random"]
+ViewSelection = Literal["uniform", "published"]
+# Of an orbit of 16, rolled so that it begins with the input (Costwen/Ouroboros3D): the last step is a short one.
+PUBLISHED_ORBIT, PUBLISHED_VIEWS = 16, (0, 2, 4, 6, 8, 10, 12, 15)
+# Objects whose cameras are remembered: some kilobytes each.
+_OPEN_OBJECTS = 4096
 _LEVELS: dict[Background, float] = {"white": 1.0, "grey": 0.5, "black": 0.0, "random": 1.0}
 
 
@@ -57,81 +64,148 @@ class Sample:
     geometry: TrueGeometry | None = None
 
 
-class CachedViews:
-    """Decoded views of the objects of a cache, kept in memory up to a limit and read from disk beyond it.
+class ObjectViews:
+    """Views of objects at one square size, kept in memory up to a limit and read from disk beyond it.
+
+    Images that are not square are padded with transparency, so that pixels stay square.
 
     Args:
-        cache: where the orbits are.
-        memory_limit_mb: MiB of decoded views to keep.
+        reader: of the posed renders.
+        image_size: height and width in pixels.
+        memory_limit_mb: MiB of decoded views to keep, over all loading processes.
     """
 
-    def __init__(self, cache: RenderCache, memory_limit_mb: int) -> None:
-        self.rig: OrbitRig = cache.rig
-        self._cache = cache
-        self._free = memory_limit_mb * 2**20
-        self._kept: dict[str, tuple[Tensor, Cameras]] = {}
+    def __init__(self, reader: PosedReader, image_size: int, memory_limit_mb: int) -> None:
+        self.reader = reader
+        self.image_size = image_size
+        self._limit = memory_limit_mb * 2**20
+        self._objects: dict[str, PosedObject] = {}
+        self._kept: dict[tuple[str, int], Tensor] = {}
 
-    def keep(self, uids: Sequence[str]) -> None:
-        """Decode these objects now, as far as the memory limit reaches."""
-        for uid in uids:
-            if uid in self._kept:
-                continue
-            size = self.rig.orbits * self.rig.views * self.rig.image_size**2 * 4
-            if size > self._free:
-                return
-            self._kept[uid] = self._read(uid)
-            self._free -= size
-
-    def __getitem__(self, uid: str) -> tuple[Tensor, Cameras]:
-        """Views [orbits * views, H, W, 4] uint8 and cameras [orbits * views], orbit by orbit.
+    def object(self, uid: str) -> PosedObject:
+        """Cameras and files of an object, as stored.
 
         Raises:
-            SampleError: a view that was in the cache is gone or broken.
+            SampleError: a view or camera is missing or makes no sense.
         """
-        return self._kept[uid] if uid in self._kept else self._read(uid)
+        if uid not in self._objects:
+            if len(self._objects) >= _OPEN_OBJECTS:
+                self._objects.clear()
+            self._objects[uid] = self.reader.read(uid)
+        return self._objects[uid]
 
-    def true_geometry(self, uid: str, surface_points: int) -> TrueGeometry:
-        """The true geometry of an object, with coordinate maps of its first orbit's views.
+    def rgba(self, uid: str, views: Sequence[int]) -> Tensor:
+        """Views [len(views), image_size, image_size, 4] of an object, uint8 with straight alpha.
 
         Raises:
-            SampleError: it was not written, or is broken.
+            SampleError: a view is missing or unreadable.
         """
-        return self._cache.true_geometry(uid, surface_points)
+        return torch.stack([self._view(uid, view) for view in views])
 
-    def _read(self, uid: str) -> tuple[Tensor, Cameras]:
-        orbits = [read_orbit(folder) for folder in self._cache.orbit_folders(uid)]
-        rgba = torch.cat([orbit.rgba for orbit in orbits])
-        if len(rgba) != self.rig.orbits * self.rig.views:
-            expected = self.rig.orbits * self.rig.views
-            raise SampleError(f"{uid}: expected {expected} views in {self._cache.folder}, got {len(rgba)}.")
-        return rgba, Cameras.cat([orbit.cameras for orbit in orbits], dim=0)
+    def cameras(self, uid: str) -> Cameras:
+        """Cameras [F] of the square images of an object.
+
+        Raises:
+            SampleError: as `object`.
+        """
+        found = self.object(uid)
+        height, width = found.size
+        left, top, side = _square(height, width)
+        return Cameras(
+            found.cameras.c2w_opencv,
+            crop_intrinsics(
+                found.cameras.intrinsics_norm,
+                -left / width,
+                -top / height,
+                (side - left) / width,
+                (side - top) / height,
+            ),
+        )
+
+    def _view(self, uid: str, view: int) -> Tensor:
+        if (uid, view) in self._kept:
+            return self._kept[uid, view]
+        pixels = resized(self.object(uid).rgba(view), self.image_size)
+        worker = get_worker_info()
+        if (len(self._kept) + 1) * pixels.numel() * (worker.num_workers if worker else 1) <= self._limit:
+            self._kept[uid, view] = pixels
+        return pixels
+
+
+def resized(rgba: Tensor, size: int) -> Tensor:
+    """An image in the middle of a square of `size` pixels.
+
+    Args:
+        rgba: [H, W, 4] uint8, straight alpha; Pillow weighs colours by it.
+        size: height and width of the result.
+    """
+    height, width = rgba.shape[:2]
+    if height == width == size:
+        return rgba
+    left, top, side = _square(height, width)
+    square = Image.new("RGBA", (side, side))
+    square.paste(Image.fromarray(rgba.numpy()), (left, top))
+    # Hamming is the nearest to the area averages of our own renders; Pillow's box filter drops partial pixels.
+    smoothing = Image.Resampling.HAMMING if side >= size else Image.Resampling.BICUBIC
+    return torch.from_numpy(np.asarray(square.resize((size, size), smoothing)).copy())
+
+
+def _square(height: int, width: int) -> tuple[int, int, int]:
+    """Where an image lies in the square that holds it: whole pixels of padding left and above, and the side."""
+    side = max(height, width)
+    return (side - width) // 2, (side - height) // 2, side
+
+
+def spread(azimuth_deg: Tensor, ring: Sequence[int], start: int, count: int) -> list[int]:
+    """Views of a ring whose azimuths are nearest to evenly spread ones from the start's on, each view once.
+
+    On an even ring whose number of views `count` divides, these are exactly the evenly spread ones.
+
+    Args:
+        azimuth_deg: [F] of all views, growing with the angle around the vertical axis.
+        ring: the views to choose among, at least `count`.
+        start: place in the ring of the first one.
+        count: how many.
+    """
+    free = list(ring)
+    chosen = [free.pop(start)]
+    first = float(azimuth_deg[chosen[0]])
+    for step in range(1, count):
+        wanted = first + 360 * step / count
+        away = [abs((float(azimuth_deg[view]) - wanted + 180) % 360 - 180) for view in free]
+        # Rounded, so that a tie does not hang on the last bit of an arc tangent.
+        chosen.append(free.pop(min(range(len(free)), key=lambda place: round(away[place], 3))))
+    return chosen
 
 
 class MultiviewDataset(Dataset[Sample]):
-    """Samples of V evenly spread views of one orbit and T novel views.
+    """Samples of V views around an object and T novel views.
 
-    Indexed by `Draw` (training: random orbit, input view, novel views, background) or by an integer (the one fixed
+    Indexed by `Draw` (training: random ring, input view, novel views, background) or by an integer (the one fixed
     sample of that object, whatever the seed).
 
     Args:
-        views: the decoded cache.
+        views: the decoded views.
         uids: the objects.
-        num_views: V, a divisor of the views per orbit.
+        num_views: V.
         num_target_views: T.
         background: what the views are composited on; `random` is white in fixed samples.
         seed: of the random samples.
         surface_points: points of the true surface in fixed samples; 0 = no true geometry.
+        view_selection: `uniform` takes views that are evenly spread from the input on; `published` takes those of the
+            published loader.
     """
 
     def __init__(
         self,
-        views: CachedViews,
+        views: ObjectViews,
         uids: Sequence[str],
         num_views: int,
         num_target_views: int,
         background: Background,
         seed: int,
         surface_points: int = 0,
+        view_selection: ViewSelection = "uniform",
     ) -> None:
         self.views = views
         self.uids = list(uids)
@@ -140,6 +214,7 @@ class MultiviewDataset(Dataset[Sample]):
         self.background = background
         self.seed = seed
         self.surface_points = surface_points
+        self.view_selection = view_selection
 
     def __len__(self) -> int:
         """How many objects."""
@@ -149,65 +224,82 @@ class MultiviewDataset(Dataset[Sample]):
         """One sample.
 
         Raises:
-            SampleError: a view that was in the cache is gone or broken.
+            SampleError: a view is missing or unreadable, or the object has too few.
         """
         geometry = None
+        uid = self.uids[key.item if isinstance(key, Draw) else key]
+        rings, cameras = self._rings(uid), self.views.cameras(uid)
         if isinstance(key, Draw):
-            uid = self.uids[key.item]
-            orbit, start, targets, background = self._drawn(uid, key)
+            generator = torch.Generator().manual_seed(hashed_integer("sample", self.seed, key.epoch, key.repeat, uid))
+            ring = rings[int(torch.randint(len(rings), (), generator=generator))]
+            start = int(torch.randint(len(ring), (), generator=generator))
+            generated = self._generated(cameras, ring, start)
+            others = [view for view in range(len(cameras.c2w_opencv)) if view not in generated]
+            order = torch.randperm(len(others), generator=generator)[: self.num_target_views]
+            targets = [others[int(place)] for place in order]
+            drawn = self.background == "random"
+            background = torch.rand(3, generator=generator) if drawn else solid_colour(self.background)
         else:
-            uid = self.uids[key]
-            orbit, start, targets, background = self._fixed(uid)
-            if self.surface_points:
-                whole = self.views.true_geometry(uid, self.surface_points)
-                geometry = replace(whole, coordinates=whole.coordinates[self._generated(orbit, start)])
-        rgba, cameras = self.views[uid]
-        chosen = torch.tensor(self._generated(orbit, start) + targets)
-        return Sample(uid, rgba[chosen], cameras[chosen], background, geometry)
-
-    def _generated(self, orbit: int, start: int) -> list[int]:
-        frames = self.views.rig.views
-        step = frames // self.num_views
-        return [orbit * frames + (start + step * view) % frames for view in range(self.num_views)]
-
-    def _others(self, orbit: int, start: int) -> list[int]:
-        used = set(self._generated(orbit, start))
-        return [frame for frame in range(self.views.rig.orbits * self.views.rig.views) if frame not in used]
-
-    def _drawn(self, uid: str, draw: Draw) -> tuple[int, int, list[int], Tensor]:
-        seed = hashed_integer("sample", self.seed, draw.epoch, draw.repeat, uid)
-        generator = torch.Generator().manual_seed(seed)
-        rig = self.views.rig
-        orbit = int(torch.randint(rig.orbits, (), generator=generator))
-        start = int(torch.randint(rig.views, (), generator=generator))
-        others = self._others(orbit, start)
-        order = torch.randperm(len(others), generator=generator)[: self.num_target_views]
-        if self.background == "random":
-            background = torch.rand(3, generator=generator)
-        else:
+            generated = self._generated(cameras, rings[0], 0)
+            others = [view for view in range(len(cameras.c2w_opencv)) if view not in generated]
+            targets = sorted(others, key=lambda view: hashed_uniform("target", uid, view))[: self.num_target_views]
             background = solid_colour(self.background)
-        return orbit, start, [others[int(place)] for place in order], background
+            if self.surface_points:
+                whole = self.views.reader.true_geometry(uid, self.surface_points)
+                geometry = replace(whole, coordinates=whole.coordinates[generated])
+        chosen = generated + targets
+        return Sample(uid, self.views.rgba(uid, chosen), cameras[chosen], background, geometry)
 
-    def _fixed(self, uid: str) -> tuple[int, int, list[int], Tensor]:
-        others = sorted(self._others(0, 0), key=lambda frame: hashed_uniform("target", uid, frame))
-        return 0, 0, others[: self.num_target_views], solid_colour(self.background)
+    def _rings(self, uid: str) -> Sequence[Sequence[int]]:
+        """The rings that hold enough views; all views of an object without such a ring."""
+        found = self.views.object(uid)
+        if len(found) < self.num_views + self.num_target_views:
+            raise SampleError(
+                f"{uid}: expected {self.num_views} generated and {self.num_target_views} novel views, got "
+                f"{len(found)} in all; lower num_views or num_target_views, or leave the object out (skip_uids)."
+            )
+        if self.view_selection == "published":
+            rings = [ring for ring in found.rings if len(ring) == PUBLISHED_ORBIT]
+            if not rings:
+                raise SampleError(
+                    f"{uid}: view_selection=published expects orbits of {PUBLISHED_ORBIT} views, got "
+                    f"{[len(ring) for ring in found.rings] or 'no orbit'}; choose uniform."
+                )
+            return rings
+        return [ring for ring in found.rings if len(ring) >= self.num_views] or [range(len(found))]
+
+    def _generated(self, cameras: Cameras, ring: Sequence[int], start: int) -> list[int]:
+        if self.view_selection == "published":
+            return [ring[(start + place) % PUBLISHED_ORBIT] for place in PUBLISHED_VIEWS]
+        centres = cameras.centres.double()
+        azimuth_deg = torch.rad2deg(torch.atan2(centres[:, 0], centres[:, 2]))
+        return spread(azimuth_deg, ring, start, self.num_views)
 
 
-def collate(samples: Sequence[Sample], num_views: int) -> MultiviewBatch:
+def collate(samples: Sequence[Sample], num_views: int, input_radius: float | None = None) -> MultiviewBatch:
     """Composite the samples and bring each into its input-relative frame.
 
     Args:
         samples: B samples of V + T views.
         num_views: V.
+        input_radius: distance of the input view that every object is scaled to, one factor for all its translations and
+            its true geometry (`object_from_batch` undoes it); None leaves each at its own.
     """
     background = torch.stack([sample.background for sample in samples])
     rgba = torch.stack([sample.rgba for sample in samples]).permute(0, 1, 4, 2, 3).float() / 255
     alpha = rgba[:, :, 3:]
     images = rgba[:, :, :3] * alpha + background[:, None, :, None, None] * (1 - alpha)
-    cameras, object_from_batch = Cameras(
+    cameras = Cameras(
         torch.stack([sample.cameras.c2w_opencv for sample in samples]),
         torch.stack([sample.cameras.intrinsics_norm for sample in samples]),
-    ).relative_to_first()
+    )
+    if input_radius is None:
+        cameras, object_from_batch = cameras.relative_to_first()
+    else:
+        scale = input_radius / cameras.centres[:, 0].norm(dim=-1)
+        scaled = torch.diag_embed(torch.stack([scale, scale, scale, torch.ones_like(scale)], dim=-1))
+        cameras, object_from_batch = cameras.transform(scaled[:, None]).relative_to_first()
+        object_from_batch = torch.linalg.inv(scaled) @ object_from_batch
     geometries = [sample.geometry for sample in samples if sample.geometry is not None]
     geometry = _relative_geometry(geometries, object_from_batch) if len(geometries) == len(samples) else {}
     return MultiviewBatch(

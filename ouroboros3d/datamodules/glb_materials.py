@@ -2,8 +2,9 @@
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def _texture(glb: GlbContainer, index: object, images: dict[int, Tensor]) -> tup
     if source not in images:
         image = glb.item("images", source)
         data = glb.view(image["bufferView"]) if "bufferView" in image else glb.uri(image.get("uri"))
-        images[source] = torch.from_numpy(_decode(glb, data, f"images[{source}]"))
+        images[source] = torch.from_numpy(decode_image(data, f"images[{source}]", glb.fail))
     return images[source], wrap
 
 
@@ -93,12 +94,18 @@ def _addressing(slot: dict[str, Any]) -> tuple[int, NDArray[np.float64]]:
     return texcoord, np.array([[scale_x * cosine, scale_y * sine, x], [-scale_x * sine, scale_y * cosine, y]])
 
 
-def _decode(glb: GlbContainer, data: bytes, name: str) -> NDArray[np.uint8]:
-    """[H, W, 4] uint8 sRGB and straight alpha from the bytes of an image file."""
+def decode_image(data: bytes, name: str, fail: Callable[[str], NoReturn]) -> NDArray[np.uint8]:
+    """[H, W, 4] uint8 sRGB and straight alpha from the bytes of an image file.
+
+    Args:
+        data: PNG, JPEG or WebP.
+        name: of the image, for messages.
+        fail: raises the asset's error.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if max(image.size) > MAX_TEXTURE_SIDE:
-                glb.fail(f"{name}: expected at most {MAX_TEXTURE_SIDE} px a side, got {image.size}")
+                fail(f"{name}: expected at most {MAX_TEXTURE_SIDE} px a side, got {image.size}")
             if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip at 255
                 grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
                 return np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=-1)
@@ -106,4 +113,4 @@ def _decode(glb: GlbContainer, data: bytes, name: str) -> NDArray[np.uint8]:
     except AssetError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise SyntaxError, struct.error, zlib.error ... on broken bytes
-        glb.fail(f"{name}: expected a PNG, JPEG or WebP image, got {type(error).__name__}: {str(error)[:120]}")
+        fail(f"{name}: expected a PNG, JPEG or WebP image, got {type(error).__name__}: {str(error)[:120]}")

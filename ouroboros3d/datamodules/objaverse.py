@@ -1,28 +1,37 @@
-"""`ObjaverseDataModule`: from a tree of meshes to multi-view batches."""
+"""`ObjaverseDataModule`: from a tree of meshes or of posed renders to multi-view batches."""
 
 import hashlib
+import json
 import logging
 import os
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.datamodules.datasets import (
+    PUBLISHED_ORBIT,
+    PUBLISHED_VIEWS,
     Background,
-    CachedViews,
     DrawSampler,
     MultiviewDataset,
+    ObjectViews,
     ResumableLoader,
     Sample,
+    ViewSelection,
     collate,
 )
+from ouroboros3d.datamodules.objaverse_download import download_root, fetch_lists, fetch_objects
 from ouroboros3d.datamodules.orbits import OrbitRig
-from ouroboros3d.datamodules.readers.objaverse import Asset, ObjaverseReader
+from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
+from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
+from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
+from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.render_cache import RenderCache
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
 from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED
@@ -39,25 +48,33 @@ def default_cache_dir() -> Path:
 
 
 class ObjaverseDataModule(LightningDataModule):
-    """Multi-view batches of real objects, rendered once into a cache.
+    """Multi-view batches of real objects: meshes, rendered once into a cache, or posed renders, read as they are.
 
     Objects are split by a hash of their uid, so the same object is held out from every tree. Training draws an orbit,
     the input view on it, and the novel views anew each time an object is seen; validation and test views are fixed.
 
     Args:
-        root: a tree in the Objaverse 1.0 cache layout; null for the objects that come with the package.
+        root: a tree of meshes or of posed renders in a known format; null for the objects that come with the package.
+        download: fetch the chosen objects of Objaverse 1.0, and use their tree in place of `root`.
+        reader: the format of the tree; null to find out.
+        views_per_object: views that each object of a tree of renders has at least; null for what its format promises.
+        assume_rig: take renders without cameras for those of objaverse-rendering's defaults.
         cache_dir: where rendered views are kept; null for $OUROBOROS3D_CACHE or the user's cache folder.
         categories: use only objects of these LVIS categories.
-        uids: use only these objects: a list, or a text file with one uid a line.
+        uids: use only these objects: a list, or a file with one uid a line or a JSON array.
+        skip_uids: leave these objects out, known to be broken: given as `uids`.
         max_objects: use at most this many objects of each split.
         image_size: height and width in pixels.
-        num_views: generated views per object, evenly spread over an orbit, the input first; divides `orbit_views`.
+        num_views: generated views per object, evenly spread around it, the input first; divides `orbit_views`.
         num_target_views: novel views per object that supervise and test the 3D.
+        input_radius: scale each object so that its input view is this far from its centre, LGM's is 1.5; null for none.
+        view_selection: `published` takes of an orbit of 16 views the 8 that the published loader takes.
         batch_size: objects per batch.
         num_workers: loading processes. 0 is fastest while the views fit into memory.
         samples_per_object: how often an epoch shows each training object, from other views each time.
         background: what the views are composited on; `random` draws a colour per training sample, white elsewhere.
-        orbits: orbits rendered per object, each at an elevation of its own.
+        orbits: orbits rendered per object, each at an elevation of its own. This and what follows down to `light` is
+            for meshes; posed renders come with their own cameras.
         orbit_views: views rendered per orbit.
         elevation_deg: lowest and highest elevation of the orbits in degrees.
         radius: distance of the cameras from the object's centre, scene units.
@@ -67,7 +84,8 @@ class ObjaverseDataModule(LightningDataModule):
         val_fraction: share of the uids that validate.
         test_fraction: share of the uids that test.
         test_split: which objects `test` and `predict` use; `train` measures how well the training objects are known.
-        surface_points: points of the true surface that `test` compares with; 0 leaves geometry out.
+        surface_points: points of the true surface that `test` compares with; 0 leaves geometry out, and so does a tree
+            of renders that does not carry them.
         render_workers: processes that fill the cache.
         render_timeout_s: an object that takes longer is left out.
         retry_failed: try objects again that could not be rendered before.
@@ -75,19 +93,26 @@ class ObjaverseDataModule(LightningDataModule):
         seed: of the order of objects and of the drawn views.
 
     Raises:
-        ValueError: an argument out of range, a tree of another layout, or nothing left after filtering.
+        ValueError: an argument out of range, a tree of no known format, or nothing left after filtering.
     """
 
     def __init__(
         self,
         root: Path | None = None,
+        download: bool = False,
+        reader: ReaderName | None = None,
+        views_per_object: int | None = None,
+        assume_rig: bool = False,
         cache_dir: Path | None = None,
         categories: list[str] | None = None,
         uids: list[str] | Path | None = None,
+        skip_uids: list[str] | Path | None = None,
         max_objects: int | None = None,
         image_size: int = 64,
         num_views: int = 4,
         num_target_views: int = 2,
+        input_radius: float | None = None,
+        view_selection: ViewSelection = "uniform",
         batch_size: int = 8,
         num_workers: int = 0,
         samples_per_object: int = 8,
@@ -113,18 +138,6 @@ class ObjaverseDataModule(LightningDataModule):
         self.rig = OrbitRig(
             image_size, orbits, orbit_views, (elevation_deg[0], elevation_deg[1]), radius, fov_deg, supersampling, light
         )
-        divisors = [count for count in range(1, orbit_views + 1) if orbit_views % count == 0]
-        if num_views not in divisors:
-            raise ValueError(
-                f"num_views: expected a divisor of the orbit's {orbit_views} views, got {num_views}; "
-                f"try one of {divisors}, or another orbit_views."
-            )
-        spare = orbits * orbit_views - num_views
-        if not 0 <= num_target_views <= spare:
-            raise ValueError(
-                f"num_target_views: expected 0 to {spare} ({orbits} orbits of {orbit_views} views less {num_views}), "
-                f"got {num_target_views}; raise orbits or orbit_views."
-            )
         if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
             raise ValueError(
                 f"val_fraction, test_fraction: expected shares >= 0 with a sum below 1, got {val_fraction:g} and "
@@ -135,20 +148,39 @@ class ObjaverseDataModule(LightningDataModule):
             "samples_per_object": samples_per_object,
             "render_workers": render_workers,
             "max_objects": 1 if max_objects is None else max_objects,
+            "views_per_object": 1 if views_per_object is None else views_per_object,
+            "num_views": num_views,
         }.items():
             if value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}.")
-        if surface_points < 0:
-            raise ValueError(f"surface_points: expected 0 or more, got {surface_points}.")
+        for name, value in {"surface_points": surface_points, "num_target_views": num_target_views}.items():
+            if value < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {value}.")
+        if not (input_radius is None or input_radius > 0):
+            raise ValueError(f"input_radius: expected a positive distance in scene units, got {input_radius:g}.")
         if not render_timeout_s > 0:
             raise ValueError(f"render_timeout_s: expected a positive number of seconds, got {render_timeout_s:g}.")
-        self.root = BUNDLED if root is None else Path(root)
+        if download and root is not None:
+            raise ValueError(f"download: expected no root, since the package has a folder of its own, got {root}.")
+        if download and categories is None and uids is None and max_objects is None:
+            raise ValueError(
+                "download: expected categories, uids or max_objects, got none of them: all of Objaverse is 800,000 "
+                "objects and 9 TB."
+            )
+        self.root = download_root() if download else BUNDLED if root is None else Path(root)
+        self.download = download
+        self.reader: ReaderName | None = reader
+        self.views_per_object = views_per_object
+        self.assume_rig = assume_rig
         self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
         self.categories = categories
         self.uids = uids
+        self.skip_uids = skip_uids
         self.max_objects = max_objects
         self.num_views = num_views
         self.num_target_views = num_target_views
+        self.input_radius = input_radius
+        self.view_selection: ViewSelection = view_selection
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.samples_per_object = samples_per_object
@@ -165,30 +197,87 @@ class ObjaverseDataModule(LightningDataModule):
         self.skipped: frozenset[str] = frozenset()
         self._asked_for: list[str] = []
         self._data_sha256 = ""
-        self._views: CachedViews | None = None
+        self._geometry = 0
+        self._views: ObjectViews | None = None
         self._datasets: dict[Split, MultiviewDataset] = {}
+        if not download:  # a wrong tree is known before a model is made
+            _ = self.tree
 
-    def assets(self) -> dict[Split, list[Asset]]:
-        """The selected objects of each split, sorted by uid, whether they can be rendered or not.
+    @cached_property
+    def tree(self) -> MeshReader | PosedReader:
+        """The reader of `root`; with `download`, after `prepare_data`.
 
         Raises:
-            ValueError: a tree of another layout, an unknown category or uid, or nothing left.
+            ValueError: a tree of no known format, or views that no sample can be made of.
         """
-        uids = _read_uids(self.uids) if isinstance(self.uids, Path) else self.uids
-        chosen = ObjaverseReader(self.root).select(self.categories, uids)
-        of_split: dict[Split, list[Asset]] = {split: [] for split in SPLITS}
-        for asset in chosen:
-            of_split[split_of(asset.uid, *self.fractions)].append(asset)
-        return {split: assets[: self.max_objects] for split, assets in of_split.items()}
+        tree = open_tree(self.root, self.reader, self.views_per_object, self.assume_rig)
+        self._check_views(tree)
+        return tree
+
+    def _check_views(self, tree: MeshReader | PosedReader) -> None:
+        """Whether the views of a sample can be had; what posed renders hold is known only when they are read."""
+        frames, views, targets = self.rig.views, self.num_views, self.num_target_views
+        published = self.view_selection == "published"
+        if published and views != len(PUBLISHED_VIEWS):
+            raise ValueError(f"view_selection: published takes {len(PUBLISHED_VIEWS)} views, got num_views {views}.")
+        if isinstance(tree, PosedReader):
+            return
+        if published and frames != PUBLISHED_ORBIT:
+            raise ValueError(
+                f"view_selection: published takes its views of orbits of {PUBLISHED_ORBIT}, got orbit_views {frames}."
+            )
+        divisors = [count for count in range(1, frames + 1) if frames % count == 0]
+        if views not in divisors:
+            raise ValueError(
+                f"num_views: expected a divisor of the orbit's {frames} views, got {views}; try one of {divisors}, or "
+                "another orbit_views."
+            )
+        spare = self.rig.orbits * frames - views
+        if targets > spare:
+            raise ValueError(
+                f"num_target_views: expected 0 to {spare} ({self.rig.orbits} orbits of {frames} views less {views}), "
+                f"got {targets}; raise orbits or orbit_views."
+            )
+
+    def objects(self) -> dict[Split, list[str]]:
+        """The uids of the selected objects of each split, sorted, whether they can be rendered or not.
+
+        Raises:
+            ValueError: an unknown category or uid, a broken list, or nothing left.
+        """
+        chosen = self.tree.select_uids(self.categories, _read_uids("uids", self.uids))
+        skipped = set(_read_uids("skip_uids", self.skip_uids) or ())
+        listed = self.tree.listed_splits()
+        of_split: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        for uid in chosen:
+            if uid not in skipped:
+                of_split[listed.get(uid) or split_of(uid, *self.fractions)].append(uid)
+        return {split: uids[: self.max_objects] for split, uids in of_split.items()}
+
+    def assets(self) -> dict[Split, list[Asset]]:
+        """The selected meshes of each split, sorted by uid; none of a tree of posed renders.
+
+        Raises:
+            ValueError: as `objects`.
+        """
+        if not isinstance(self.tree, MeshReader):
+            return {split: [] for split in SPLITS}
+        return {split: self.tree.assets(uids) for split, uids in self.objects().items()}
 
     def prepare_data(self) -> None:
-        """Render the objects that the cache does not hold yet, with a progress bar."""
-        assets = [asset for members in self.assets().values() for asset in members]
+        """Download and render the meshes that are not there yet, with progress bars; posed renders need neither."""
+        if self.download:
+            fetch_lists()
+        of_split = self.assets()
+        if self.download:
+            fetch_objects([asset for members in of_split.values() for asset in members])
+        if isinstance(self.tree, PosedReader):
+            return
         cache = RenderCache(self.cache_dir, self.rig)
         render = partial(cache.render, workers=self.render_workers, timeout_s=self.render_timeout_s)
-        render(assets, retry_failed=self.retry_failed)
+        render([asset for members in of_split.values() for asset in members], retry_failed=self.retry_failed)
         if surface_points := self._surface_points(self.test_split):
-            rendered = cache.complete(self.assets()[self.test_split])
+            rendered = cache.complete(of_split[self.test_split])
             render(rendered, retry_failed=self.retry_failed, surface_points=surface_points)
 
     def _surface_points(self, split: Split) -> int:
@@ -197,28 +286,36 @@ class ObjaverseDataModule(LightningDataModule):
         return self.surface_points if testing and split == self.test_split else 0
 
     def setup(self, stage: str) -> None:
-        """Open the cache for `fit`, `validate`, `test` or `predict`.
+        """Open the views for `fit`, `validate`, `test` or `predict`.
 
         Raises:
             ValueError: the stage needs a split that has no usable object, or `prepare_data` has not run.
         """
-        of_split = self.assets()
-        cache = RenderCache(self.cache_dir, self.rig)
-        usable = {split: self._usable(cache, split, assets) for split, assets in of_split.items()}
         needed: Split = {"fit": "train", "validate": "val"}.get(stage, self.test_split)  # type: ignore[assignment]
+        if isinstance(self.tree, PosedReader):
+            reader, usable = self.tree, self.objects()
+            # Of all that were asked for, so that an object that fails here and not there is a missing value, no more.
+            self._asked_for = usable[needed]
+            broken = ""
+            self._geometry = self._stored_points(self.tree, usable[self.test_split])
+        else:
+            of_split = self.assets()
+            cache = RenderCache(self.cache_dir, self.rig)
+            reader = Ouroboros3DReader(cache.folder)
+            usable = {split: self._usable(cache, split, assets) for split, assets in of_split.items()}
+            self._asked_for = [asset.uid for asset in of_split[needed]]
+            self._data_sha256 = cache.assets_sha256(self._asked_for)
+            left_out = sum(len(of_split[split]) - len(usable[split]) for split in SPLITS)
+            broken = f" and {left_out} broken ones ({cache.folder / 'failures.jsonl'})"
+            self._geometry = self._surface_points(self.test_split)
         if not usable[needed]:
             found = ", ".join(f"{len(usable[split])} {split}" for split in SPLITS)
-            broken = sum(len(of_split[split]) - len(usable[split]) for split in SPLITS)
             raise ValueError(
-                f"{stage}: expected at least one {needed} object in {self.root}, got {found} after filtering and "
-                f"{broken} broken ones ({cache.folder / 'failures.jsonl'}); select more objects, other fractions"
-                + ("." if stage == "fit" else ", or another test_split.")
+                f"{stage}: expected at least one {needed} object in {self.root}, got {found} after filtering{broken}; "
+                "select more objects, other fractions" + ("." if stage == "fit" else ", or another test_split.")
             )
         if self._views is None:
-            self._views = CachedViews(cache, self.memory_limit_mb)
-        wanted: tuple[Split, ...] = ("train", "val") if stage == "fit" else (needed,)
-        for split in wanted:
-            self._views.keep(usable[split])
+            self._views = ObjectViews(reader, self.rig.image_size, self.memory_limit_mb)
         self._datasets = {
             split: MultiviewDataset(
                 self._views,
@@ -227,13 +324,22 @@ class ObjaverseDataModule(LightningDataModule):
                 self.num_target_views,
                 self.background,
                 self.seed,
-                self._surface_points(split),
+                self._geometry if split == self.test_split else 0,
+                self.view_selection,
             )
             for split, uids in usable.items()
         }
-        # Of all that were asked for, so that an object that failed here and not there is a missing value and no more.
-        self._asked_for = [asset.uid for asset in of_split[needed]]
-        self._data_sha256 = cache.assets_sha256(self._asked_for)
+
+    def _stored_points(self, tree: PosedReader, uids: list[str]) -> int:
+        """Points of the true surface that a tree of renders carries for all of the objects, else 0."""
+        points = self._surface_points(self.test_split)
+        if not points or not uids:
+            return points
+        stored = all(tree.has_true_geometry(uid, points) for uid in uids)
+        if stored and tree.read(uids[0]).size == (self.rig.image_size, self.rig.image_size):
+            return points
+        log.info("%s carries no true surfaces at this size: geometry is not measured, images are.", self.root)
+        return 0
 
     def _usable(self, cache: RenderCache, split: Split, assets: list[Asset]) -> list[str]:
         surface_points = self._surface_points(split)
@@ -272,7 +378,7 @@ class ObjaverseDataModule(LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=partial(collate, num_views=self.num_views),
+            collate_fn=partial(collate, num_views=self.num_views, input_radius=self.input_radius),
             persistent_workers=self.num_workers > 0,
         )
 
@@ -286,6 +392,7 @@ class ObjaverseDataModule(LightningDataModule):
 
     def test_protocol(self) -> dict[str, Any]:
         """What a test on this data is measured under, by the names of FORMATS 4.2; after `setup`."""
+        posed = isinstance(self.tree, PosedReader)
         return {
             "dataset": "bundled" if self.root == BUNDLED else str(self.root),
             "data_sha256": self._data_sha256,
@@ -298,10 +405,32 @@ class ObjaverseDataModule(LightningDataModule):
             "elevation_deg": list(self.rig.elevation_deg),
             "views": self.num_views,
             "target_views": self.num_target_views,
-            "view_selection": "uniform",
+            "view_selection": self.view_selection,
             "resize_filter": "none",  # views are rendered at this size
-            "num_points": self.surface_points,
+            "num_points": self._geometry,
             "sampling_seed": SAMPLING_SEED,
+            **(self._posed_protocol() if posed else {}),
+            **({} if self.input_radius is None else {"input_radius": self.input_radius}),
+        }
+
+    def _posed_protocol(self) -> dict[str, Any]:
+        """What a tree of renders says itself: its cameras over all tested objects, and a hash of them and the files."""
+        assert self._views is not None
+        digest = hashlib.sha256(f"{self.tree.name}\n".encode())
+        found = [self._views.object(uid) for uid in self._asked_for]
+        for item in found:
+            digest.update(item.uid.encode())
+            digest.update(item.cameras.c2w_opencv.numpy().tobytes() + item.cameras.intrinsics_norm.numpy().tobytes())
+            digest.update(",".join(str(image.size) for image in item.images).encode())
+        centres = torch.cat([item.cameras.centres for item in found])
+        focal = torch.cat([item.cameras.intrinsics_norm[:, 0, 0] for item in found])
+        radius = centres.norm(dim=-1)
+        return {
+            "data_sha256": digest.hexdigest(),
+            "fov_deg": _range(torch.rad2deg(2 * torch.atan(0.5 / focal))),
+            "radius": _range(radius),
+            "elevation_deg": _range(torch.rad2deg(torch.asin(centres[:, 1] / radius))),
+            "resize_filter": "hamming",
         }
 
     def test_dataloader(self) -> DataLoader[Sample]:
@@ -325,15 +454,26 @@ class ObjaverseDataModule(LightningDataModule):
             Subset(dataset, kept),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            collate_fn=partial(collate, num_views=self.num_views),
+            collate_fn=partial(collate, num_views=self.num_views, input_radius=self.input_radius),
         )
 
 
-def _read_uids(path: Path) -> list[str]:
+def _range(values: Tensor) -> list[float]:
+    """Lowest and highest of values, to three decimals."""
+    return [round(values.min().item(), 3), round(values.max().item(), 3)]
+
+
+def _read_uids(argument: str, given: list[str] | Path | None) -> list[str] | None:
+    """A list of uids, from a file where it is in one."""
+    if not isinstance(given, Path):
+        return given
     try:
-        uids = path.read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"uids: expected a list, or a text file with one uid a line, got {path} ({error}).") from error
-    if not uids:
-        raise ValueError(f"uids: expected at least one uid in {path}, got an empty file.")
-    return uids
+        text = given.read_text()
+        uids = json.loads(text) if text.lstrip().startswith("[") else [line.split()[0] for line in text.splitlines()]
+    except (OSError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{argument}: expected a list, or a file with one uid a line or a JSON array, got {given} ({error})."
+        ) from error
+    if not uids and argument == "uids":
+        raise ValueError(f"uids: expected at least one uid in {given}, got an empty file.")
+    return [str(uid) for uid in uids]

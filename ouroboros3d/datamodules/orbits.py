@@ -1,4 +1,4 @@
-"""Orbits of rendered views on disk: the one format we write (FORMATS section 3) and its reader.
+"""Orbits of rendered views on disk: the one format we write (FORMATS section 3).
 
 An orbit is a folder `<uid>-<orbit>` with lossless `render_%04d.webp` (RGBA, straight alpha, sRGB, never composited)
 and `meta.json`, which the official Ouroboros3D loader reads too. A folder appears under its final name only when it
@@ -10,24 +10,19 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from ouroboros3d.cameras import Cameras, fov_to_focal, from_stored, intrinsics, to_blender
+from ouroboros3d.cameras import Cameras, to_blender
 from ouroboros3d.datamodules.splits import hashed_uniform
 
 FORMAT = "ouroboros3d-orbit"
 FORMAT_VERSION = 1
-
-
-class SampleError(ValueError):
-    """A view that should be in the cache is missing or unreadable."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +95,6 @@ class OrbitRig:
         return Cameras.orbit(azimuth_deg, self.elevations_deg(uid)[orbit], self.radius, self.fov_deg)
 
 
-@dataclass(frozen=True)
-class Orbit:
-    """Views of one object as read from disk.
-
-    Args:
-        rgba: [F, H, W, 4] uint8, straight alpha, sRGB.
-        cameras: [F] in the object's frame.
-    """
-
-    rgba: Tensor
-    cameras: Cameras
-
-
 def orbit_name(uid: str, orbit: int) -> str:
     """Folder name of one orbit."""
     return f"{uid}-{orbit:02d}"
@@ -125,6 +107,7 @@ def write_orbit(
     *,
     fov_deg: float,
     details: dict[str, Any],
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
     """Write one orbit; whoever finishes first wins, and a killed writer leaves only a hidden temporary folder.
 
@@ -134,7 +117,10 @@ def write_orbit(
         cameras: [F] in the object's frame.
         fov_deg: the whole horizontal field of view in degrees.
         details: further entries of `meta.json` (object, normalization, orbit).
+        beside: writes further files into the folder that it is given, which appear together with the views.
     """
+    if (folder / "meta.json").is_file():
+        return
     frames, height, width = rgba.shape[:3]
     poses = to_blender(cameras.c2w_opencv)
     locations = []
@@ -164,50 +150,11 @@ def write_orbit(
             "locations": locations,
         }
         (temporary / "meta.json").write_text(json.dumps(meta))
-        temporary.chmod(0o755)  # mkdtemp makes it private; the cache may be shared between users
+        if beside is not None:
+            beside(temporary)
+        temporary.chmod(0o755)  # mkdtemp makes it private; the renders may be shared between users
         os.rename(temporary, folder)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         if not (folder / "meta.json").is_file():
             raise
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """`meta.json` of an orbit.
-
-    Raises:
-        SampleError: it is missing or no orbit of ours.
-    """
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-    except (OSError, ValueError) as error:
-        raise SampleError(f"{folder}: expected an orbit with meta.json, got {error}; delete the folder.") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("format_version") != FORMAT_VERSION:
-        raise SampleError(f"{folder / 'meta.json'}: expected format {FORMAT!r} version {FORMAT_VERSION}.")
-    return meta
-
-
-def read_orbit(folder: Path) -> Orbit:
-    """Read one orbit.
-
-    Raises:
-        SampleError: a view or the metadata is missing, truncated or of another size.
-    """
-    meta = read_meta(folder)
-    size = (meta["height"], meta["width"], 4)
-    views = []
-    for location in meta["locations"]:
-        path = folder / location["frames"][0]["name"]
-        try:
-            with Image.open(path) as image:
-                view = np.asarray(image.convert("RGBA"))
-        except (OSError, UnidentifiedImageError) as error:
-            raise SampleError(f"{path}: expected a readable view, got {error}; delete the folder.") from error
-        if view.shape != size:
-            raise SampleError(f"{path}: expected {size[0]} x {size[1]} pixels, got {view.shape[0]} x {view.shape[1]}.")
-        views.append(view)
-    matrices = torch.tensor([location["transform_matrix"] for location in meta["locations"]], dtype=torch.float64)
-    c2w = from_stored(matrices, pose="c2w", axes="opengl", world="z_up")
-    focal = torch.full((len(views),), fov_to_focal(math.degrees(meta["camera_angle_x"])))
-    aspect = meta["width"] / meta["height"]
-    return Orbit(torch.from_numpy(np.stack(views)), Cameras(c2w, intrinsics(focal, focal * aspect)))

@@ -1,7 +1,9 @@
 """A plain photo as input: any image file to the framing and background that the model was trained on."""
 
+import hashlib
 import importlib
 import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,7 @@ from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.datasets import Background, solid_colour
 
 Removal = Literal["border", "rembg"]
+Photo = Path | Image.Image
 
 # Share of the frame that the longer side of an object's silhouette takes: the median over renders of the bundled
 # objects under the default rig (0.82; 90 % of the views lie between 0.66 and 0.91).
@@ -31,12 +34,13 @@ _SMALLEST_SHARE = 5e-4
 
 
 def load_photo(
-    path: Path, image_size: int, background: Background = "white", removal: Removal = "border"
+    photo: Photo, image_size: int, background: Background = "white", removal: Removal = "border"
 ) -> tuple[Tensor, Tensor]:
     """Read a photo, cut the object out, and frame it as the training renders are.
 
     Args:
-        path: any file that Pillow reads, in any mode; the first frame of an animation, turned upright by its EXIF tag.
+        photo: any file that Pillow reads, or its image, in any mode; the first frame of an animation, turned upright by
+            its EXIF tag.
         image_size: height and width of the result in pixels.
         background: what the object is composited on; `random` is white here.
         removal: how the object is found where the file has no transparency: `border` takes everything that is
@@ -49,7 +53,8 @@ def load_photo(
         ValueError: the file cannot be read, nothing is in the foreground, the background is not uniform, or `rembg` is
             asked for and not installed.
     """
-    image = _cut_out(_read(path), path, removal)
+    path = _path(photo)
+    image = _cut_out(_read(photo), path, removal)
     framed = _frame(image, image_size, path)
     rgba = torch.from_numpy(np.asarray(framed, dtype=np.float32) / 255).permute(2, 0, 1)
     alpha = rgba[3:]
@@ -58,7 +63,7 @@ def load_photo(
 
 
 def photo_batch(
-    path: Path,
+    photo: Photo,
     *,
     image_size: int,
     num_views: int,
@@ -71,7 +76,7 @@ def photo_batch(
     """A batch of one photo: one known view, and the cameras of the orbit to generate.
 
     Args:
-        path: as in `load_photo`.
+        photo: as in `load_photo`.
         image_size: as in `load_photo`.
         num_views: V.
         background: as in `load_photo`.
@@ -81,17 +86,18 @@ def photo_batch(
         fov_deg: the whole field of view in degrees, as in training.
 
     Returns:
-        images [1, 1, 3, H, W], cameras [1, V], no targets.
+        images [1, 1, 3, H, W], cameras [1, V], no targets. Its name, which its noise follows from, is the file's
+        without ending, or the hash of the pixels of an image that was read from no file.
 
     Raises:
         ValueError: as `load_photo`.
     """
-    rgb, alpha = load_photo(path, image_size, background, removal)
+    rgb, alpha = load_photo(photo, image_size, background, removal)
     azimuth_deg = [360 / num_views * view for view in range(num_views)]
     orbit = Cameras.orbit(azimuth_deg, elevation_deg, radius, fov_deg)
     cameras, object_from_batch = orbit.reshape(1, num_views).relative_to_first()
     return MultiviewBatch(
-        uids=(path.stem,),
+        uids=(_name(photo),),
         images_01=rgb[None, None],
         alpha=alpha[None, None],
         cameras=cameras,
@@ -103,10 +109,22 @@ def photo_batch(
     ).validate()
 
 
-def _read(path: Path) -> Image.Image:
-    """The file as RGB or RGBA of 8 bits, upright, at most `_WORK_SIZE` pixels long."""
+def _path(photo: Photo) -> Path:
+    """The file, for messages `image` where there is none."""
+    return photo if isinstance(photo, Path) else Path(str(getattr(photo, "filename", None) or "image"))
+
+
+def _name(photo: Photo) -> str:
+    if isinstance(photo, Path) or getattr(photo, "filename", None):
+        return _path(photo).stem
+    return hashlib.sha256(photo.tobytes()).hexdigest()[:16]
+
+
+def _read(photo: Photo) -> Image.Image:
+    """The photo as RGB or RGBA of 8 bits, upright, at most `_WORK_SIZE` pixels long."""
+    path = _path(photo)
     try:
-        with Image.open(path) as opened:
+        with Image.open(photo) if isinstance(photo, Path) else nullcontext(photo) as opened:
             opened.seek(0)
             image = ImageOps.exif_transpose(opened)
             image.load()

@@ -1,13 +1,14 @@
-"""What the training process and its rendering processes say to each other, one JSON line each."""
+"""What those who want objects rendered and the rendering processes say to each other, one JSON line each."""
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-# Part of the cache's key: raise it whenever the same asset and rig give other pixels.
+# Part of the folder's description: raise it whenever the same asset and rig give other pixels.
 RENDERER_VERSION = 1
 
-Stage = Literal["ready", "done", "missing", "load", "render", "write", "timeout", "crash"]
+MapName = Literal["depth", "normal", "coordinate"]
+Stage = Literal["ready", "done", "missing", "load", "render", "write", "memory", "timeout", "crash"]
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,12 @@ class RenderJob:
         sha256: of that file.
         license: carried into every rendered orbit.
         source: the collection it was taken from.
-        folder: the cache folder that receives the orbits.
+        folder: receives the orbits.
         rig: the cameras, as `OrbitRig.as_dict` gives them.
         timeout_s: wall-clock limit in seconds.
         surface_points: points of the true surface to write beside the views; 0 = no true geometry.
+        maps: further images of every view.
+        z_up: whether the file's world is Z-up.
     """
 
     uid: str
@@ -35,6 +38,8 @@ class RenderJob:
     rig: dict[str, Any]
     timeout_s: float
     surface_points: int = 0
+    maps: tuple[MapName, ...] = ()
+    z_up: bool = False
 
     def to_json(self) -> str:
         """One line."""
@@ -56,3 +61,25 @@ class RenderResult:
     def to_json(self) -> str:
         """One line."""
         return json.dumps(asdict(self))
+
+
+class Worker(Protocol):
+    """Renders one object at a time, here or on another machine, and outlives what the object does to it.
+
+    `closed` says that it was told to end: the object that it worked on then counts as not tried.
+    """
+
+    closed: bool
+
+    def run(self, job: RenderJob) -> RenderResult:
+        """Render one object.
+
+        Raises:
+            ValueError: no object can be rendered this way at all.
+        """
+
+    def kill(self) -> None:
+        """End at once, whatever it is doing."""
+
+    def close(self) -> None:
+        """End while idle, and free what it holds."""

@@ -5,8 +5,10 @@
 since only objects that are tested need them.
 """
 
+import io
 import zlib
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -15,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ouroboros3d.datamodules.orbits import SampleError
+from ouroboros3d.datamodules.maps import coordinate_name
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError
 from ouroboros3d.files import whole
 from ouroboros3d.surface import Surface
 
@@ -37,9 +40,9 @@ class TrueGeometry:
     coordinates: Tensor
 
 
-def surface_file(first_orbit: Path, count: int) -> Path:
-    """The file whose presence says that an object's geometry is complete."""
-    return first_orbit / f"surface_{count}.npz"
+def surface_name(count: int) -> str:
+    """Name of the file whose presence in the first orbit says that an object's geometry is complete."""
+    return f"surface_{count}.npz"
 
 
 def write_true_geometry(first_orbit: Path, geometry: TrueGeometry) -> None:
@@ -52,10 +55,10 @@ def write_true_geometry(first_orbit: Path, geometry: TrueGeometry) -> None:
     for view, coordinates in enumerate(geometry.coordinates):
         # Half floats step by at most 0.00025 within the normalised object, a fortieth of the finest F-score threshold.
         half = coordinates.numpy().astype(np.float16)
-        _write(first_orbit / f"coordinate_{view:04d}.npz", coordinate=half)
+        _write(first_orbit / coordinate_name(view), coordinate=half)
     surface = geometry.surface
     _write(
-        surface_file(first_orbit, surface.points.shape[1]),
+        first_orbit / surface_name(surface.points.shape[1]),
         points=surface.points[0].numpy(),
         normals=surface.normals[0].numpy(),
         occupancy=np.packbits(geometry.occupancy.numpy()),
@@ -63,22 +66,21 @@ def write_true_geometry(first_orbit: Path, geometry: TrueGeometry) -> None:
     )
 
 
-def read_true_geometry(first_orbit: Path, count: int, views: int) -> TrueGeometry:
-    """Read one object's geometry.
+def read_true_geometry(files: ObjectFiles, count: int) -> TrueGeometry:
+    """Read one object's geometry, with all coordinate maps of its first orbit.
 
     Args:
-        first_orbit: the orbit's folder.
+        files: of the first orbit.
         count: surface points.
-        views: coordinate maps.
 
     Raises:
         SampleError: a file is missing or broken.
     """
-    path = surface_file(first_orbit, count)
-    *surface, packed, resolution = _read(path, "points", "normals", "occupancy", "resolution")
+    *surface, packed, resolution = _read(files, surface_name(count), "points", "normals", "occupancy", "resolution")
     side = int(resolution)
     occupancy = torch.from_numpy(np.unpackbits(packed, count=side**3).astype(bool)).view(side, side, side)  # type: ignore[arg-type]
-    maps = [_read(first_orbit / f"coordinate_{view:04d}.npz", "coordinate")[0] for view in range(views)]
+    names = sorted(name for name in files.names if fnmatch(name, "coordinate_*.npz"))
+    maps = [_read(files, name, "coordinate")[0] for name in names]
     points, normals = (torch.from_numpy(array)[None] for array in surface)
     return TrueGeometry(Surface(points, normals), occupancy, torch.from_numpy(np.stack(maps).astype(np.float32)))
 
@@ -88,11 +90,12 @@ def _write(path: Path, **arrays: NDArray[np.generic]) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type] # numpy types its keywords as one option
 
 
-def _read(path: Path, *names: str) -> list[NDArray[np.generic]]:
+def _read(files: ObjectFiles, file: str, *names: str) -> list[NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return [file[name] for name in names]
+        with np.load(io.BytesIO(files.read(file)), allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise SampleError(
-            f"{path}: expected {' and '.join(names)} of a rendered object, got {error}; delete {path.parent}."
+            f"{files.file(file)}: expected {' and '.join(names)} of a rendered object, got {error}; delete "
+            f"{files.path}."
         ) from error

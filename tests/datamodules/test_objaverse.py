@@ -258,6 +258,8 @@ def test_selection(tree: Tree, cache_dir: Path, tmp_path: Path) -> None:
         ({"elevation_deg": (30.0, -5.0)}, "elevation_deg"),
         ({"radius": 0.0}, "radius"),
         ({"light": 2.0}, "light"),
+        ({"input_radius": 0.0}, "input_radius"),
+        ({"views_per_object": 0}, "views_per_object"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "val_fraction, test_fraction"),
         ({"render_timeout_s": 0.0}, "render_timeout_s"),
     ],
@@ -277,7 +279,7 @@ def test_nothing_to_do(tree: Tree, cache_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     with pytest.raises(ValueError, match="at least one uid"):
         ready(tree, cache_dir, uids=tmp_path / "empty.txt")
-    with pytest.raises(ValueError, match="uids: expected a list, or a text file"):
+    with pytest.raises(ValueError, match="uids: expected a list, or a file with one uid a line"):
         ready(tree, cache_dir, uids=tmp_path / "missing.txt")
 
 

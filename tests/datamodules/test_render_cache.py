@@ -12,10 +12,13 @@ import torch
 from conftest import RIG, Tree, glb, write_tree
 
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
-from ouroboros3d.datamodules.orbits import OrbitRig, read_orbit
+from ouroboros3d.datamodules.orbits import OrbitRig
 from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
-from ouroboros3d.datamodules.render_cache import RenderCache, Worker
+from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
+from ouroboros3d.datamodules.readers.stored import ObjectFiles
+from ouroboros3d.datamodules.render_cache import RenderCache
 from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
+from ouroboros3d.datamodules.render_process import RenderProcess
 from ouroboros3d.datamodules.splits import read_splits
 
 # Without Lightning, which takes longer to import than all objects of the tree to render.
@@ -48,7 +51,12 @@ def fill_in_another_process(tree: Tree, cache_dir: Path) -> subprocess.Popen[byt
 def orbits(cache_dir: Path) -> dict[str, torch.Tensor]:
     """Every orbit that a reader of the cache could see; reading any of them must not fail."""
     folders = [path for path in cache_dir.glob("*/*") if path.is_dir() and not path.name.startswith(".")]
-    return {folder.name: read_orbit(folder).rgba for folder in folders}
+    return {folder.name: read_orbit(folder) for folder in folders}
+
+
+def read_orbit(folder: Path) -> torch.Tensor:
+    found = Ouroboros3DReader(folder.parent).read_orbit(ObjectFiles(folder.name, folder))
+    return torch.stack([found.rgba(view) for view in range(len(found))])
 
 
 def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
@@ -160,7 +168,7 @@ def test_too_slow_and_crashing_objects_are_named(tmp_path: Path, tree: Tree) -> 
         folder.mkdir(exist_ok=True)
         return RenderJob(asset.uid, str(asset.path), "0", "cc0", "", str(folder), rig().as_dict(), timeout_s)
 
-    worker = Worker()
+    worker = RenderProcess()
     try:
         assert worker.run(job(0.0005)) == RenderResult("timeout", "took longer than 0.0005 s")
         assert worker.run(job(60)) == RenderResult("done")  # in a fresh process

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
-from ouroboros3d.datamodules.orbits import SampleError
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError
 from ouroboros3d.datamodules.true_geometry import TrueGeometry, read_true_geometry, write_true_geometry
 from ouroboros3d.metrics.geometry import Chamfer, surface_distances
 from ouroboros3d.surface import Surface
@@ -147,13 +147,14 @@ def test_there_and_back(tmp_path: Path) -> None:
         torch.rand(2, 4, 5, 3) - 0.5,
     )
     write_true_geometry(tmp_path, geometry)
-    read = read_true_geometry(tmp_path, 7, 2)
+    files = ObjectFiles("thing", tmp_path)
+    read = read_true_geometry(files, 7)
     assert torch.equal(read.surface.points, geometry.surface.points)
     assert torch.equal(read.surface.normals, geometry.surface.normals)
     assert torch.equal(read.occupancy, geometry.occupancy)
     assert_close(read.coordinates, geometry.coordinates, atol=1.3e-4, rtol=0)  # half of a half float's step below 0.5
     (tmp_path / "coordinate_0001.npz").write_bytes(b"broken")
     with pytest.raises(SampleError, match=r"coordinate_0001\.npz"):
-        read_true_geometry(tmp_path, 7, 2)
+        read_true_geometry(files, 7)
     with pytest.raises(SampleError, match=r"surface_8\.npz"):
-        read_true_geometry(tmp_path, 8, 2)
+        read_true_geometry(files, 8)

@@ -1,43 +1,21 @@
 """The cache layout of Objaverse 1.0 (allenai/objaverse): which objects a tree holds, and under which licence."""
 
-import difflib
 import gzip
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
+from ouroboros3d.datamodules.readers.tree import check_known
 
 INDEX = "object-paths.json.gz"
 LVIS = "lvis-annotations.json.gz"
 
 
-@dataclass(frozen=True)
-class Asset:
-    """One object of a tree of meshes.
-
-    Args:
-        uid: the object's name, unique in the tree.
-        path: the mesh file; it may be missing (a partial download).
-        categories: LVIS categories, sorted; empty if the object is not annotated.
-        license: as the source states it (`cc0`, `by`, ...), `unknown` without metadata.
-        name: the object's title, empty without metadata.
-        author: its maker, empty without metadata.
-        source: the collection it was taken from, empty without metadata.
-    """
-
-    uid: str
-    path: Path
-    categories: tuple[str, ...] = ()
-    license: str = "unknown"
-    name: str = ""
-    author: str = ""
-    source: str = ""
-
-
-class ObjaverseReader:
+class ObjaverseReader(MeshReader):
     """Reads `object-paths.json.gz`, `lvis-annotations.json.gz` and the shards of `metadata/`.
 
     Args:
@@ -47,8 +25,11 @@ class ObjaverseReader:
         ValueError: the folder is missing, has another layout, or lists no object.
     """
 
+    name = "objaverse"
+    looks_for = f"{INDEX} and glbs/"
+
     def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+        super().__init__(root)
         if not self.root.is_dir():
             raise ValueError(
                 f"root: expected a folder in the Objaverse 1.0 layout ({INDEX} and glbs/), got {self.root}, which "
@@ -63,10 +44,14 @@ class ObjaverseReader:
             raise ValueError(f"root: expected at least one object in {self.root / INDEX}, got none; the tree is empty.")
         self._paths = {uid: self._inside(uid, path) for uid, path in paths.items()}
 
-    @property
-    def uids(self) -> list[str]:
-        """Every uid of the tree, sorted."""
-        return sorted(self._paths)
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether the folder has the index."""
+        return (root / INDEX).is_file()
+
+    def list_uids(self) -> list[str]:
+        """Every uid of the index."""
+        return list(self._paths)
 
     @cached_property
     def uids_by_category(self) -> dict[str, list[str]]:
@@ -77,7 +62,7 @@ class ObjaverseReader:
         kept = {name: sorted(uid for uid in uids if uid in self._paths) for name, uids in listed.items()}
         return {name: uids for name, uids in sorted(kept.items()) if uids}
 
-    def select(self, categories: Iterable[str] | None = None, uids: Iterable[str] | None = None) -> list[Asset]:
+    def select_uids(self, categories: Iterable[str] | None = None, uids: Iterable[str] | None = None) -> list[str]:
         """The objects that are in any of the categories and among the uids, sorted by uid.
 
         Args:
@@ -90,20 +75,21 @@ class ObjaverseReader:
         wanted = set(self._paths)
         if uids is not None:
             wanted = set(uids)
-            _check_known("uids", wanted, self._paths, f"{len(self._paths)} objects of {self.root}")
+            check_known("uids", wanted, self._paths, f"{len(self._paths)} objects of {self.root}")
         if categories is not None:
             chosen = set(categories)
             known = self.uids_by_category
-            _check_known("categories", chosen, known, f"{len(known)} LVIS categories of {self.root / LVIS}")
+            check_known("categories", chosen, known, f"{len(known)} LVIS categories of {self.root / LVIS}")
             wanted &= {uid for category in chosen for uid in known[category]}
         if not wanted:
             raise ValueError(
                 f"no object left in {self.root} with categories={_shown(categories)} and uids={_shown(uids)}; "
                 "expected at least one, leave one of the two filters out."
             )
-        return self._assets(sorted(wanted))
+        return sorted(wanted)
 
-    def _assets(self, uids: list[str]) -> list[Asset]:
+    def assets(self, uids: list[str]) -> list[Asset]:
+        """The objects with licence, maker and categories, as far as the tree knows them."""
         categories: dict[str, list[str]] = defaultdict(list)
         for name, members in self.uids_by_category.items():
             for uid in members:
@@ -148,15 +134,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected a JSON object {{name: value}}, got a {type(content).__name__}.")
     return content
-
-
-def _check_known(argument: str, wanted: set[str], known: Iterable[str], where: str) -> None:
-    for name in sorted(wanted - set(known)):
-        names = sorted(known)
-        inside = [other for other in names if name.lower().replace(" ", "_") in other.lower()]
-        near = list(dict.fromkeys(difflib.get_close_matches(name, names, n=5) + inside))[:5]
-        hint = f"did you mean {', '.join(near)}?" if near else f"for example {', '.join(names[:5]) or 'none'}."
-        raise ValueError(f"{argument}: expected names among the {where}, got {name!r}; {hint}")
 
 
 def _shown(names: Iterable[str] | None) -> str:

@@ -1,0 +1,33 @@
+"""Mesh files of any format to `TexturedMesh`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ouroboros3d.cameras import y_up_from_z_up
+from ouroboros3d.datamodules.glb import load_glb
+from ouroboros3d.datamodules.glb_container import AssetError
+from ouroboros3d.datamodules.obj import load_obj
+from ouroboros3d.datamodules.ply import load_ply
+from ouroboros3d.renderers.meshes import TexturedMesh
+
+_READERS = {".glb": load_glb, ".obj": load_obj, ".ply": load_ply}
+
+
+def load_mesh(path: Path, z_up: bool = False) -> TexturedMesh:
+    """Read every triangle of a file, by its suffix.
+
+    Args:
+        path: `.glb`, `.obj` or `.ply`.
+        z_up: whether the file's world is Z-up.
+
+    Returns:
+        The mesh in the internal world (+Y up), not normalised.
+
+    Raises:
+        AssetError: the file cannot be read or holds no usable triangles: one line with path, expected and found.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise AssetError(f"{path}: expected one of {', '.join(_READERS)}, got {path.suffix or 'no suffix'}.")
+    mesh = reader(path)
+    return replace(mesh, vertices=y_up_from_z_up(mesh.vertices)) if z_up else mesh

@@ -1,0 +1,178 @@
+"""Wavefront OBJ files with their MTL materials; whatever is wrong with them becomes one `AssetError`.
+
+Read here and not through trimesh, which renders an object grey where a material or a texture is missing, and drops
+indices out of range, in silence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from ouroboros3d.datamodules.glb_container import AssetError
+from ouroboros3d.datamodules.glb_materials import decode_image
+from ouroboros3d.datamodules.mesh_file import MeshFile
+from ouroboros3d.renderers.meshes import Material, TexturedMesh
+from ouroboros3d.renderers.textures import srgb_to_linear
+
+
+def load_obj(path: Path) -> TexturedMesh:
+    """Read every face of an OBJ file; polygons become fans of triangles, lines and points are left out.
+
+    Colours of vertices and materials (`Kd`) are sRGB values, as programs without colour management show them. A texture
+    is looked for beside its MTL file; in the layout of Google Scanned Objects, whose MTL files name a place where the
+    texture is not, also in `../materials/textures` and in the object's folder.
+
+    Args:
+        path: the file; its materials and textures must lie in its folder, or in that layout.
+
+    Returns:
+        The mesh in the file's own world, not normalised.
+
+    Raises:
+        AssetError: a file is missing, unreadable or broken, or a texture is there twice with different content.
+    """
+    file = MeshFile(path)
+    parts = _Parts(file)
+    text = file.data.decode("utf-8", errors="replace").replace("\\\n", " ").replace("\\\r\n", " ")
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            parts.add(line)
+        except AssetError:
+            raise
+        except ValueError as error:
+            file.fail(f"expected a valid line {number}, got {line[:60]!r} ({error})")
+    return parts.mesh()
+
+
+@dataclass
+class _Parts:
+    """What has been read of a file so far."""
+
+    file: MeshFile
+    vertices: list[list[float]] = field(default_factory=list)
+    colours: list[list[float]] = field(default_factory=list)
+    uv: list[list[float]] = field(default_factory=list)
+    faces: list[tuple[int, int, int]] = field(default_factory=list)
+    face_uv: list[tuple[int, int, int]] = field(default_factory=list)
+    face_material: list[int] = field(default_factory=list)
+    known: dict[str, Material] = field(default_factory=dict)
+    slots: dict[str, int] = field(default_factory=dict)
+    slot: int = -1
+
+    def add(self, line: str) -> None:
+        """One line of the file."""
+        keyword, _, rest = line.strip().partition(" ")
+        if keyword == "v":
+            values = [float(word) for word in rest.split()]
+            if len(values) not in (3, 4, 6):
+                raise ValueError("a vertex has 3 numbers, and 3 more for its colour")
+            self.vertices.append(values[:3])
+            self.colours.append([*values[3:6], 1.0] if len(values) == 6 else [1.0] * 4)
+        elif keyword == "vt":
+            u, v, *_ = [*map(float, rest.split()), 0.0, 0.0]
+            self.uv.append([u, 1 - v])  # OBJ counts from the lower left corner
+        elif keyword == "f":
+            self._face(rest.split())
+        elif keyword == "usemtl":
+            name = rest.strip()
+            if name not in self.known:
+                self.file.fail(f"expected material {name!r} in its MTL files, got {sorted(self.known) or 'none'}")
+            self.slot = self.slots.setdefault(name, len(self.slots))
+        elif keyword == "mtllib":
+            self.known |= _read_mtl(self.file, rest.strip())
+
+    def _face(self, corners: Sequence[str]) -> None:
+        if len(corners) < 3:
+            raise ValueError("a face has at least 3 corners")
+        indices = [corner.split("/") for corner in corners]
+        places = [_place(words[0], len(self.vertices)) for words in indices]
+        textured = all(len(words) > 1 and words[1] for words in indices)
+        coordinates = [_place(words[1], len(self.uv)) for words in indices] if textured else [-1] * len(places)
+        if self.slot < 0:
+            self.slot = self.slots.setdefault("", len(self.slots))
+        for last in range(2, len(places)):
+            self.faces.append((places[0], places[last - 1], places[last]))
+            self.face_uv.append((coordinates[0], coordinates[last - 1], coordinates[last]))
+            self.face_material.append(self.slot)
+
+    def mesh(self) -> TexturedMesh:
+        """Everything, in one mesh."""
+        uv = np.array([*self.uv, [0.0, 0.0]])  # the last one is for faces without
+        colours = np.array(self.colours).reshape(-1, 4)
+        materials = [self.known[name] if name else Material() for name in self.slots]
+        return self.file.mesh(
+            np.array(self.vertices).reshape(-1, 3),
+            np.array(self.faces, dtype=np.int64).reshape(-1, 3),
+            uv=uv[np.array(self.face_uv, dtype=np.int64).reshape(-1, 3)],
+            material_index=np.array(self.face_material, dtype=np.int64),
+            materials=materials or [Material()],
+            colours_srgb=None if (colours == 1).all() else colours,
+        )
+
+
+def _place(word: str, count: int) -> int:
+    """An index from 0 on; OBJ counts from 1, or backwards from the last line so far."""
+    index = int(word)
+    place = index - 1 if index > 0 else count + index
+    if index == 0 or not 0 <= place < count:
+        raise ValueError(f"expected an index of {count} lines, got {index}")
+    return place
+
+
+def _read_mtl(file: MeshFile, name: str) -> dict[str, Material]:
+    """The materials of an MTL file by their names."""
+    path = file.path.parent / _inside(file, name)
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        file.fail(f"expected its materials in {path}, got {error.strerror or error}")
+    entries: dict[str, dict[str, str]] = {}
+    entry: dict[str, str] = {}
+    for line in lines:
+        keyword, _, rest = line.strip().partition(" ")
+        if keyword == "newmtl":
+            entry = entries.setdefault(rest.strip(), {})
+        elif keyword in ("Kd", "d", "Tr", "map_Kd", "map_d"):
+            entry[keyword] = rest.strip()
+    textures: dict[str, torch.Tensor] = {}
+    return {name: _material(file, path.parent, entry, textures) for name, entry in entries.items()}
+
+
+def _material(file: MeshFile, folder: Path, entry: dict[str, str], textures: dict[str, torch.Tensor]) -> Material:
+    colour = torch.tensor([float(word) for word in entry.get("Kd", "1 1 1").split()[:3]]).clamp(0, 1)
+    alpha = float(entry["d"].split()[-1]) if "d" in entry else 1 - float(entry.get("Tr", 0))
+    red, green, blue = srgb_to_linear(colour.expand(3)).tolist()
+    name, masked = entry.get("map_Kd"), "map_d" in entry
+    if masked and entry["map_d"] != name:
+        file.fail(f"expected map_d to be the alpha of map_Kd {name!r}, got {entry['map_d']!r}; convert it to GLB")
+    if name is not None and name not in textures:
+        textures[name] = torch.from_numpy(decode_image(_texture(file, folder, name), name, file.fail))
+    return Material(
+        (red, green, blue, min(max(alpha, 0.0), 1.0)),
+        textures[name] if name is not None else None,
+        alpha_mode="BLEND" if masked or alpha < 1 else "OPAQUE",
+    )
+
+
+def _texture(file: MeshFile, folder: Path, name: str) -> bytes:
+    """The one content that the texture of this name has in the places where it may be."""
+    if name.startswith("-"):
+        file.fail(f"expected textures without options, got {name!r}; convert it to GLB")
+    scanned = folder.parent / "materials" / "textures"  # Google Scanned Objects
+    places = [folder, scanned, folder.parent] if scanned.is_dir() else [folder]
+    found = {path: path.read_bytes() for place in places if (path := place / _inside(file, name)).is_file()}
+    if len(set(found.values())) != 1:
+        where = " and ".join(map(str, found)) or f"none in {', '.join(map(str, places))}"
+        file.fail(f"expected one texture {name!r}, got {where}")
+    return next(iter(found.values()))
+
+
+def _inside(file: MeshFile, name: str) -> PurePosixPath:
+    """A file's name that does not lead out of its folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if not name or path.is_absolute() or ".." in path.parts or ":" in name:
+        file.fail(f"expected names of files inside its folder, got {name!r}")
+    return path

@@ -1,0 +1,162 @@
+"""Polygon files (PLY), ASCII or binary, with or without colours of vertices."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ouroboros3d.datamodules.glb_container import MAX_ELEMENTS
+from ouroboros3d.datamodules.mesh_file import MeshFile
+from ouroboros3d.renderers.meshes import TexturedMesh
+
+_TYPES = {
+    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
+    **{"float": "f4", "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2"},
+    **{"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"},
+}
+_ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
+
+
+class _Property(NamedTuple):
+    """A property's name, its type, and the type of its length where it is a list."""
+
+    name: str
+    kind: str
+    length: str | None
+
+
+def load_ply(path: Path) -> TexturedMesh:
+    """Read every face of a PLY file; polygons become fans of triangles, colours of vertices are sRGB.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The mesh in the file's own world, not normalised.
+
+    Raises:
+        AssetError: the file cannot be read, has no faces (a point cloud or Gaussians), or needs a texture.
+    """
+    file = MeshFile(path)
+    head, end, body = file.data.partition(b"end_header")
+    if not head.startswith(b"ply") or not end:
+        file.fail(f"expected a PLY header, got {file.data[:12]!r}")
+    body = body.partition(b"\n")[2]
+    lines = head.decode("ascii", errors="replace").splitlines()[1:]
+    if textured := next((line for line in lines if line.startswith("comment TextureFile")), None):
+        file.fail(f"expected colours of vertices, got {textured!r}; convert it to GLB")
+    try:
+        order, elements = _header(lines)
+        read = _ascii if order == "=" else _binary
+        content = read(body, elements, order)
+        vertices = content.get("vertex", {})
+        points = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float64)
+        polygons = content.get("face", {})
+        faces = polygons.get("vertex_indices", polygons.get("vertex_index", np.zeros((0, 3), np.int64)))
+    except (KeyError, ValueError, IndexError, TypeError, StopIteration, RuntimeError) as error:
+        file.fail(f"expected a valid PLY file, got {type(error).__name__}: {error}")
+    return file.mesh(points, faces.astype(np.int64), colours_srgb=_colours(vertices))
+
+
+def _header(lines: list[str]) -> tuple[str, dict[str, tuple[int, list[_Property]]]]:
+    """Byte order (`=` for text), and count and properties of every element."""
+    order = ""
+    elements: dict[str, tuple[int, list[_Property]]] = {}
+    properties: list[_Property] = []
+    for line in lines:
+        words = line.split()
+        if words[:1] == ["format"]:
+            order = _ORDERS[words[1]]
+        elif words[:1] == ["element"]:
+            properties = []
+            elements[words[1]] = (int(words[2]), properties)
+            if not 0 <= int(words[2]) <= MAX_ELEMENTS:
+                raise ValueError(f"{words[2]} elements")
+        elif words[:2] == ["property", "list"]:
+            properties.append(_Property(words[4], _TYPES[words[3]], _TYPES[words[2]]))
+        elif words[:1] == ["property"]:
+            properties.append(_Property(words[2], _TYPES[words[1]], None))
+    return order, elements
+
+
+Columns = dict[str, NDArray[np.generic]]
+
+
+def _ascii(body: bytes, elements: dict[str, tuple[int, list[_Property]]], order: str) -> dict[str, Columns]:
+    words = iter(body.split())
+    content: dict[str, Columns] = {}
+    for name, (count, properties) in elements.items():
+        rows = [[_cell(words, item) for item in properties] for _ in range(count)]
+        content[name] = {
+            item.name: _fans([row[place] for row in rows])
+            if item.length
+            else np.array([row[place][0] for row in rows]).astype(item.kind)
+            for place, item in enumerate(properties)
+        }
+    return content
+
+
+def _cell(words: Iterator[bytes], item: _Property) -> list[float]:
+    """The numbers of one property in one row."""
+    length = int(next(words)) if item.length else 1
+    return [float(next(words)) for _ in range(length)]
+
+
+def _binary(body: bytes, elements: dict[str, tuple[int, list[_Property]]], order: str) -> dict[str, Columns]:
+    offset = 0
+    content: dict[str, Columns] = {}
+    for name, (count, properties) in elements.items():
+        # Nearly every file has triangles only: then each row has one length, and all are read at once.
+        kinds: list[tuple[str, str, int] | tuple[str, str]] = []
+        for item in properties:
+            if item.length:
+                kinds += [(f"{item.name} length", order + item.length), (item.name, order + item.kind, 3)]
+            else:
+                kinds.append((item.name, order + item.kind))
+        row = np.dtype(kinds)
+        fits = len(body) - offset >= count * row.itemsize
+        table = np.frombuffer(body, row, count, offset) if fits else np.zeros(0, row)
+        lists = [item for item in properties if item.length]
+        if fits and all((table[f"{item.name} length"] == 3).all() for item in lists):
+            content[name] = {item.name: table[item.name] for item in properties}
+            offset += count * row.itemsize
+        elif lists:
+            content[name], offset = _binary_rows(body, offset, count, properties, order)
+        else:
+            raise ValueError(f"{len(body) - offset} bytes for {count} of {name}: truncated")
+    return content
+
+
+def _binary_rows(body: bytes, offset: int, count: int, properties: list[_Property], order: str) -> tuple[Columns, int]:
+    columns: dict[str, list[list[float]]] = {item.name: [] for item in properties}
+    for _ in range(count):
+        for item in properties:
+            length = 1
+            if item.length:
+                kind = np.dtype(order + item.length)
+                length = int(np.frombuffer(body, kind, 1, offset)[0])
+                offset += kind.itemsize
+            kind = np.dtype(order + item.kind)
+            columns[item.name].append(np.frombuffer(body, kind, length, offset).tolist())
+            offset += length * kind.itemsize
+    return {
+        item.name: _fans(columns[item.name]) if item.length else np.array(columns[item.name])[:, 0]
+        for item in properties
+    }, offset
+
+
+def _fans(polygons: list[list[float]]) -> NDArray[np.int64]:
+    """[F, 3] triangles of polygons."""
+    fans = [(one[0], one[k - 1], one[k]) for one in polygons for k in range(2, len(one))]
+    return np.array(fans, dtype=np.int64).reshape(-1, 3)
+
+
+def _colours(vertices: Columns) -> NDArray[np.float64] | None:
+    """[P, 4] in [0, 1], None where the file has none."""
+    if not {"red", "green", "blue"} <= vertices.keys():
+        return None
+    opaque = np.full_like(vertices["red"], 255 if vertices["red"].dtype.kind in "iu" else 1)
+    columns = np.stack([vertices["red"], vertices["green"], vertices["blue"], vertices.get("alpha", opaque)], axis=1)
+    return columns / 255 if columns.dtype.kind in "iu" else columns.astype(np.float64)

@@ -1,0 +1,89 @@
+"""bpy-renderer's orbits (huanngzh/bpy-renderer): `<uid>/meta.json` with an angle of view for every location."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ouroboros3d.cameras import Cameras
+from ouroboros3d.datamodules.readers.ouroboros3d import first_metas
+from ouroboros3d.datamodules.readers.posed import (
+    PosedObject,
+    PosedReader,
+    image_size,
+    levels,
+    pinhole,
+    read_json,
+    rigid,
+    rings_by_elevation,
+)
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError
+
+
+class BpyRendererReader(PosedReader):
+    """Blender's camera to world; only perspective views, since a pinhole camera cannot stand for the others."""
+
+    name = "bpy_renderer"
+    looks_for = "<uid>/meta.json with locations[].camera_angle_x and no frames"
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether the first `meta.json` found has locations without frames."""
+        return any(
+            "frames" not in location and ("camera_angle_x" in location or "projection_type" in location)
+            for _, location in first_metas(root, depths=(1,))
+        )
+
+    def read(self, uid: str) -> PosedObject:
+        """One object.
+
+        Raises:
+            SampleError: orthographic views, a missing view (a video has none), or cameras that make no sense.
+        """
+        files = ObjectFiles(uid, self.root / uid)
+        meta = read_json(files, "meta.json")
+        locations = meta.get("locations")
+        if not isinstance(locations, list) or not all(isinstance(location, dict) for location in locations):
+            raise SampleError(f"{uid}: expected a list of locations in {files.file('meta.json')}, got none.")
+        kinds = {str(place.get("projection_type", "PERSP")) for place in (meta, *locations)}
+        if kinds != {"PERSP"}:
+            raise SampleError(
+                f"{uid}: expected perspective views, got projection_type {', '.join(sorted(kinds - {'PERSP'}))} "
+                f"({files.file('meta.json')}); a pinhole camera cannot stand for them."
+            )
+        if len(locations) < self.at_least:
+            raise SampleError(f"{uid}: expected at least {self.at_least} views in {files.path}, got {len(locations)}.")
+        try:
+            indices = [str(location["index"]) for location in locations]
+            angles = [location["camera_angle_x"] for location in locations]
+            poses = [location["transform_matrix"] for location in locations]
+        except KeyError as error:
+            raise SampleError(f"{uid}: expected {error} of every location in {files.file('meta.json')}.") from error
+        ending = "webp" if f"render_{indices[0]}.webp" in files.names else "png"
+        images = tuple(files.file(f"render_{index}.{ending}") for index in indices)
+        size = image_size(uid, images[0])
+        c2w = rigid(uid, poses, pose="c2w", axes="opengl")
+        cameras = Cameras(c2w, pinhole(uid, angles, size))
+        mapped = f"normal_{indices[0]}.{ending}" in files.names
+        return PosedObject(
+            uid,
+            cameras,
+            images,
+            size,
+            rings_by_elevation(cameras),
+            normals=partial(_normals, files, [f"normal_{index}.{ending}" for index in indices], cameras)
+            if mapped
+            else None,
+        )
+
+
+def _normals(files: ObjectFiles, names: list[str], cameras: Cameras, view: int) -> Tensor:
+    """Stored as (n + 1) / 2 along the camera's own right, up and backward axes; alpha says where there is one."""
+    stored: Any = levels(files.uid, view, files.file(names[view]))
+    if stored.ndim != 3 or stored.shape[2] != 4:
+        raise SampleError(f"{files.uid}: view {view}: expected RGBA normals ({files.file(names[view])}).")
+    in_camera = (torch.from_numpy(stored[..., :3]) / 255 * 2 - 1) * torch.tensor([1, -1, -1])
+    normals = torch.nn.functional.normalize(in_camera.float() @ cameras.c2w_opencv[view, :3, :3].T, dim=-1)
+    return torch.where(torch.from_numpy(stored[..., 3:]) > 127, normals, 0)

@@ -1,0 +1,108 @@
+"""InstantMesh's training set (TencentARC/InstantMesh): `rendering_random_32views/<uid>/000.png` and `cameras.npz`."""
+
+import io
+import json
+import math
+from functools import partial
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ouroboros3d.cameras import Cameras, y_up_from_z_up
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, image_size, levels, pinhole, rigid
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders, folder_names
+
+FOV_DEG = 50.0
+SCALE = 0.5  # the object fills the cube [-1, 1]^3 there
+_DEPTH_REACH = 6.0  # of 255 steps, in units of that cube
+_RANDOM, _PLUS = "rendering_random_32views", "rendering_zero123plus"
+_LIST = "filtered_obj_name.json"
+
+
+class InstantMeshReader(PosedReader):
+    """32 views; 3x4 world to camera with OpenGL axes in a Z-up world.
+
+    Depth has steps of 0.012 scene units: fit for a look, not for geometry metrics.
+    """
+
+    name = "instantmesh"
+    looks_for = f"[{_RANDOM}/]<uid>/cameras.npz and 000.png"
+    promised_views = 32
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether the folder, or its `rendering_random_32views`, holds objects with `cameras.npz`."""
+        return (root / _PLUS).is_dir() or any(
+            (folder / "cameras.npz").is_file() for place in (root / _RANDOM, root) for folder in first_folders(place)
+        )
+
+    @property
+    def _views(self) -> Path:
+        return self.root / _RANDOM if (self.root / _RANDOM).is_dir() else self.root
+
+    def list_uids(self) -> list[str]:
+        """The `good_objs` of the filter's list, or every folder where there is no list.
+
+        Raises:
+            ValueError: the list is broken, or there are only the views of `rendering_zero123plus`, which have no poses.
+        """
+        if (self.root / _PLUS).is_dir() and not (self.root / _RANDOM).is_dir():
+            raise ValueError(
+                f"root: expected {_RANDOM}/ in {self.root}, got {_PLUS}/ alone, whose views have no stored poses."
+            )
+        for path in (self.root / _LIST, self.root.parent / _LIST):
+            if path.is_file():
+                try:
+                    return [str(uid) for uid in json.loads(path.read_text())["good_objs"]]
+                except (OSError, ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"{path}: expected a list good_objs, got {error!r}.") from error
+        return folder_names(self._views)
+
+    def read(self, uid: str) -> PosedObject:
+        """One object.
+
+        Raises:
+            SampleError: a missing view, or poses that make no sense.
+        """
+        files = ObjectFiles(uid, self._views / uid)
+        try:
+            with np.load(io.BytesIO(files.read("cameras.npz")), allow_pickle=False) as arrays:
+                poses = arrays["cam_poses"].astype(np.float64)
+        except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
+            raise SampleError(f"{uid}: expected cam_poses in {files.file('cameras.npz')}, got {error}.") from error
+        count = files.numbered(("{0:03d}.png",), max(self.at_least, len(poses)))
+        if poses.shape not in ((count, 3, 4), (count, 4, 4)):
+            raise SampleError(f"{uid}: expected {count} poses [3, 4] as there are views, got {list(poses.shape)}.")
+        poses[:, :3, 3] *= SCALE
+        images = tuple(files.file(f"{view:03d}.png") for view in range(count))
+        size = image_size(uid, images[0])
+        c2w = rigid(uid, poses, pose="w2c", axes="opengl")
+        return PosedObject(
+            uid,
+            Cameras(c2w, pinhole(uid, [math.radians(FOV_DEG)] * count, size)),
+            images,
+            size,
+            depth=partial(_depth, files) if "000_depth.png" in files.names else None,
+            normals=partial(_normals, files) if "000_normal.png" in files.names else None,
+        )
+
+
+def _depth(files: ObjectFiles, view: int) -> Tensor:
+    return torch.from_numpy(_first(files, view, "depth")[..., 0] / 255 * _DEPTH_REACH * SCALE).float()
+
+
+def _normals(files: ObjectFiles, view: int) -> Tensor:
+    """Stored as (n + 1) / 2 in the Z-up world, black where empty."""
+    stored = torch.from_numpy(_first(files, view, "normal")[..., :3])
+    normals = torch.nn.functional.normalize(y_up_from_z_up(stored / 255 * 2 - 1), dim=-1)
+    return torch.where((stored > 0).any(dim=-1, keepdim=True), normals, 0).float()
+
+
+def _first(files: ObjectFiles, view: int, kind: str) -> NDArray[np.int64]:
+    """A map's stored levels [H, W, C]."""
+    stored = levels(files.uid, view, files.file(f"{view:03d}_{kind}.png"))
+    return stored if stored.ndim == 3 else stored[..., None]

@@ -1,0 +1,51 @@
+"""LGM's training set (3DTopia/LGM): `<uid>/rgb/000.png` and `<uid>/pose/000.txt`."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ouroboros3d.cameras import Cameras
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, image_size, pinhole, rigid
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders
+
+FOV_DEG = 49.1
+# The near-horizontal views, of which LGM takes its inputs.
+_RING = tuple(range(36, 73))
+
+
+class LGMReader(PosedReader):
+    """100 views; camera to world in a Blender world with OpenCV axes, 16 floats row by row."""
+
+    name = "lgm"
+    looks_for = "<uid>/rgb/000.png and <uid>/pose/000.txt"
+    promised_views = 100
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether the first folders hold `rgb/` and `pose/`."""
+        return any(
+            (folder / "rgb/000.png").is_file() and (folder / "pose/000.txt").is_file() for folder in first_folders(root)
+        )
+
+    def read(self, uid: str) -> PosedObject:
+        """One object; LGM's own loader repeats the last view in place of missing ones, this one does not.
+
+        Raises:
+            SampleError: a missing view or a broken pose.
+        """
+        files = ObjectFiles(uid, self.root / uid)
+        count = files.numbered(("rgb/{0:03d}.png", "pose/{0:03d}.txt"), self.at_least)
+        images = tuple(files.file(f"rgb/{view:03d}.png") for view in range(count))
+        size = image_size(uid, images[0])
+        poses = [_pose(files, f"pose/{view:03d}.txt") for view in range(count)]
+        c2w = rigid(uid, poses, pose="c2w", axes="opencv")
+        cameras = Cameras(c2w, pinhole(uid, [math.radians(FOV_DEG)] * count, size))
+        return PosedObject(uid, cameras, images, size, (_RING,) if count > _RING[-1] else ())
+
+
+def _pose(files: ObjectFiles, name: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    try:
+        return np.array([float(word) for word in files.read(name).split()], dtype=np.float64).reshape(4, 4)
+    except ValueError as error:
+        raise SampleError(f"{files.uid}: expected 16 numbers in {files.file(name)}, got {error}.") from error

@@ -1,0 +1,110 @@
+"""Trees of meshes: what a reader says of each object before it is rendered, and plain folders of mesh files."""
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from os import scandir
+from pathlib import Path
+
+from ouroboros3d.datamodules.readers.stored import first_files, first_folders, folder_names
+from ouroboros3d.datamodules.readers.tree import TreeReader
+
+SUFFIXES = (".glb", ".obj", ".ply")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One object of a tree of meshes.
+
+    Args:
+        uid: the object's name, unique in the tree.
+        path: the mesh file; it may be missing (a partial download).
+        categories: LVIS categories, sorted; empty if the object is not annotated.
+        license: as the source states it (`cc0`, `by`, ...), `unknown` without metadata.
+        name: the object's title, empty without metadata.
+        author: its maker, empty without metadata.
+        source: the collection it was taken from, empty without metadata.
+        z_up: whether the file's world is Z-up; +Y up otherwise, as in glTF.
+    """
+
+    uid: str
+    path: Path
+    categories: tuple[str, ...] = ()
+    license: str = "unknown"
+    name: str = ""
+    author: str = ""
+    source: str = ""
+    z_up: bool = False
+
+
+class MeshReader(TreeReader):
+    """A tree of meshes, which are rendered into the cache."""
+
+    @abstractmethod
+    def assets(self, uids: list[str]) -> list[Asset]:
+        """What the tree knows of these objects, in their order."""
+
+    def select(self, categories: Iterable[str] | None = None, uids: Iterable[str] | None = None) -> list[Asset]:
+        """The objects that are in any of the categories and among the uids, sorted by uid.
+
+        Args:
+            categories: LVIS categories; None for every object.
+            uids: None for every object.
+
+        Raises:
+            ValueError: a category or uid that the tree does not have (close matches are named), or nothing is left.
+        """
+        return self.assets(self.select_uids(categories, uids))
+
+
+class MeshFolderReader(MeshReader):
+    """GLB, OBJ and PLY files in a folder, or one level below it; +Y up, as glTF says and OBJ files mostly are.
+
+    An object is called as its file, or as its folder where that holds this one mesh.
+    """
+
+    name = "meshes"
+    looks_for = "*.glb, *.obj or *.ply in the folder or one level below, no list or poses beside them"
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether the folder, or one of its first folders, holds a mesh file and no files of another format."""
+        if any((root / name).exists() for name in ("object-paths.json.gz", "metadata.csv")):
+            return False
+        return any(
+            first_files(folder, SUFFIXES) and not (folder / "transforms.json").is_file()
+            for folder in (root, *first_folders(root))
+        )
+
+    def list_uids(self) -> list[str]:
+        """Names from file and folder names.
+
+        Raises:
+            ValueError: two meshes would have one name.
+        """
+        return list(self._paths())
+
+    def assets(self, uids: list[str]) -> list[Asset]:
+        """Name and file; a plain folder knows no more."""
+        paths = self._paths()
+        return [Asset(uid, paths[uid]) for uid in uids]
+
+    def _paths(self) -> dict[str, Path]:
+        named = [(path.stem, path) for path in _mesh_files(self.root)]
+        for folder in folder_names(self.root):
+            files = sorted(_mesh_files(self.root / folder))
+            named += [(folder if len(files) == 1 else f"{folder}_{path.stem}", path) for path in files]
+        twice = [uid for uid, count in Counter(uid for uid, _ in named).items() if count > 1]
+        if twice:
+            files = [path for uid, path in named if uid == twice[0]]
+            raise ValueError(f"root: expected one mesh of a name, got {' and '.join(map(str, files))}; rename one.")
+        return dict(named)
+
+
+def _mesh_files(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        with scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+                    yield Path(entry.path)

@@ -1,0 +1,256 @@
+"""Orbits with a `meta.json` each: official Ouroboros3D data, EpiDiff's, and what this package renders itself.
+
+Official (Costwen/Ouroboros3D): `<uid>/meta.json` and `render_0000.webp`, ..., one orbit a folder. EpiDiff
+(huanngzh/EpiDiff): `00/<uid>/`, six rings of 16 views. Ours: `<uid>-00/`, `<uid>-01/`, ..., a `format` key, and
+optional maps beside the views (FORMATS section 3).
+"""
+
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ouroboros3d.cameras import Cameras
+from ouroboros3d.datamodules.orbits import FORMAT, FORMAT_VERSION, orbit_name
+from ouroboros3d.datamodules.readers.posed import (
+    PosedObject,
+    PosedReader,
+    image_size,
+    levels,
+    pinhole,
+    read_json,
+    read_listed,
+    rigid,
+    rings_by_elevation,
+)
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, StoredFile, first_folders, folder_names
+from ouroboros3d.datamodules.splits import SPLITS, Split
+from ouroboros3d.datamodules.true_geometry import TrueGeometry, read_true_geometry, surface_name
+
+
+class Ouroboros3DReader(PosedReader):
+    """Orbits with a shared `camera_angle_x` and Blender's camera-to-world matrices."""
+
+    name = "ouroboros3d"
+    looks_for = "<uid>/meta.json or 00/<uid>/meta.json with camera_angle_x and locations[].frames[].name"
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether the first `meta.json` found has one angle for all views and names its frames."""
+        return not (root / "shard-000000.jsonl").is_file() and any(
+            "camera_angle_x" in meta and "frames" in location for meta, location in first_metas(root, depths=(1, 2))
+        )
+
+    def list_uids(self) -> list[str]:
+        """The objects that have at least one folder."""
+        return list(self._folders)
+
+    @cached_property
+    def _folders(self) -> dict[str, list[str]]:
+        """The orbits of every object, relative to the root."""
+        names = folder_names(self.root)
+        if any((self.root / name / "meta.json").is_file() for name in names[:16]):
+            if self._ours:
+                grouped: dict[str, list[str]] = {}
+                for name in names:
+                    if match := re.fullmatch(r"(.+)-\d{2,}", name):
+                        grouped.setdefault(match[1], []).append(name)
+                return {uid: orbits for uid, orbits in grouped.items() if orbit_name(uid, 0) in orbits}
+            found = {name: [name] for name in names}
+        else:
+            found = {uid: [f"{shard}/{uid}"] for shard in names for uid in folder_names(self.root / shard)}
+        listed = self.root / "train.txt"
+        if not listed.is_file() or self._lists_hold_out:
+            return found
+        return {uid: found.get(uid, [uid]) for uid in map(_last, read_listed(listed, "lines"))}
+
+    @cached_property
+    def _ours(self) -> bool:
+        return any(meta.get("format") == FORMAT for meta, _ in first_metas(self.root, depths=(1,)))
+
+    @property
+    def _lists_hold_out(self) -> bool:
+        return any((self.root / f"{split}.txt").is_file() for split in ("val", "test"))
+
+    @cached_property
+    def _promised_orbits(self) -> int:
+        """Orbits that a cache of ours renders of every object; 1 for a tree without that file."""
+        try:
+            return int(json.loads((self.root / "render_config.json").read_text())["rig"]["orbits"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 1
+
+    def listed_splits(self) -> dict[str, Split]:
+        """What `train.txt`, `val.txt` and `test.txt` say, where there are held-out objects in them.
+
+        The official data has one list for all three, which holds nothing out: it says which objects are used.
+        """
+        if not self._lists_hold_out:
+            return {}
+        lists = {split: self.root / f"{split}.txt" for split in SPLITS}
+        splits: dict[str, Split] = {}
+        for split in SPLITS:
+            for name in read_listed(lists[split], "lines") if lists[split].is_file() else []:
+                uid = re.sub(r"-\d{2,}$", "", name) if self._ours else _last(name)
+                if splits.setdefault(uid, split) != split:
+                    raise ValueError(
+                        f"{lists[split]}: expected lists without common objects, got {uid} in {splits[uid]}.txt too."
+                    )
+        return splits
+
+    def read(self, uid: str) -> PosedObject:
+        """All orbits of one object, one ring each; EpiDiff's one folder has a ring for each elevation.
+
+        Raises:
+            SampleError: a missing orbit, metadata of another format, or cameras that make no sense.
+        """
+        orbits = [self.read_orbit(files) for files in self.orbit_files(uid)]
+        sizes = {orbit.size for orbit in orbits}
+        if len(sizes) != 1:
+            raise SampleError(f"{uid}: expected orbits of one image size, got {sorted(sizes)}.")
+        rings: list[tuple[int, ...]] = []
+        first = 0
+        for orbit in orbits:
+            rings += [tuple(first + view for view in ring) for ring in orbit.rings]
+            first += len(orbit)
+        maps = [(orbit, view) for orbit in orbits for view in range(len(orbit))]
+        return PosedObject(
+            uid,
+            Cameras.cat([orbit.cameras for orbit in orbits], dim=0),
+            tuple(image for orbit in orbits for image in orbit.images),
+            sizes.pop(),
+            tuple(rings),
+            depth=partial(_of_orbit, maps, "depth") if all(orbit.depth for orbit in orbits) else None,
+            normals=partial(_of_orbit, maps, "normals") if all(orbit.normals for orbit in orbits) else None,
+        )
+
+    def has_true_geometry(self, uid: str, surface_points: int) -> bool:
+        """Whether the first orbit carries that many points of the true surface."""
+        return self.orbit_files(uid)[0].has(surface_name(surface_points))
+
+    def true_geometry(self, uid: str, surface_points: int) -> TrueGeometry:
+        """The true geometry of an object, with coordinate maps of its first orbit's views.
+
+        Raises:
+            SampleError: it was not written, or is broken.
+        """
+        return read_true_geometry(self.orbit_files(uid)[0], surface_points)
+
+    def orbit_files(self, uid: str) -> list[ObjectFiles]:
+        """The files of every orbit of an object.
+
+        Raises:
+            SampleError: an orbit is missing.
+        """
+        return [ObjectFiles(uid, self.root / name) for name in self._orbit_names(uid)]
+
+    def _first_orbit(self, uid: str) -> Path:
+        return self.root / orbit_name(uid, 0)
+
+    def _orbit_names(self, uid: str) -> list[str]:
+        """Folders of an object, found without listing the tree where they are numbered."""
+        if not self._first_orbit(uid).is_dir():
+            return self._folders.get(uid, [uid])
+        count = 1
+        while count < self._promised_orbits or (self.root / orbit_name(uid, count)).is_dir():
+            count += 1
+        return [orbit_name(uid, orbit) for orbit in range(count)]
+
+    def read_orbit(self, files: ObjectFiles) -> PosedObject:
+        """One folder.
+
+        Args:
+            files: of the folder.
+
+        Raises:
+            SampleError: metadata of another format, or cameras that make no sense.
+        """
+        uid = files.uid
+        meta = read_json(files, "meta.json")
+        if "format" in meta and (meta["format"], meta.get("format_version")) != (FORMAT, FORMAT_VERSION):
+            raise SampleError(
+                f"{uid}: expected format {FORMAT!r} version {FORMAT_VERSION} in {files.file('meta.json')}, got "
+                f"{meta['format']!r} version {meta.get('format_version')!r}."
+            )
+        try:
+            locations = meta["locations"]
+            names = [location["frames"][0]["name"] for location in locations]
+            matrices = [location["transform_matrix"] for location in locations]
+            angle = meta["camera_angle_x"]
+        except (KeyError, IndexError, TypeError) as error:
+            raise SampleError(
+                f"{uid}: expected camera_angle_x and locations with frames and transform_matrix in "
+                f"{files.file('meta.json')}, got none ({error!r})."
+            ) from error
+        if len(names) < self.at_least or not names:
+            raise SampleError(f"{uid}: expected at least {self.at_least} views in {files.path}, got {len(names)}.")
+        images = tuple(files.file(str(name)) for name in names)
+        sized = "width" in meta and "height" in meta
+        size = (int(meta["height"]), int(meta["width"])) if sized else image_size(uid, images[0])
+        poses = rigid(uid, matrices, pose="c2w", axes="opengl")
+        cameras = Cameras(poses, pinhole(uid, [angle] * len(names), size))
+        ours = "format" in meta
+        return PosedObject(
+            uid,
+            cameras,
+            images,
+            size,
+            (tuple(range(len(names))),) if ours else rings_by_elevation(cameras) or (tuple(range(len(names))),),
+            depth=partial(_depth, files, float(meta.get("depth_unit", 1 / 16384)))
+            if ours and files.has("depth_0000.png")
+            else None,
+            normals=partial(_normals, files) if ours and files.has("normal_world_0000.npz") else None,
+        )
+
+
+def _last(name: str) -> str:
+    """The uid of a list's entry, which may have its shard before it."""
+    return name.rsplit("/", 1)[-1]
+
+
+def first_metas(root: Path, depths: tuple[int, ...]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The first readable `meta.json` below a root, and its first location.
+
+    Args:
+        root: the tree.
+        depths: levels of folders to look through.
+    """
+    for depth in depths:
+        for folder in first_folders(root, depth):
+            try:
+                meta = json.loads((folder / "meta.json").read_text())
+                location = meta["locations"][0]
+            except (OSError, ValueError, KeyError, IndexError, TypeError):
+                continue
+            if isinstance(location, dict):
+                yield meta, location
+                return
+
+
+def _of_orbit(maps: list[tuple[PosedObject, int]], kind: str, view: int) -> Tensor:
+    orbit, place = maps[view]
+    read: partial[Tensor] = getattr(orbit, kind)
+    return read(place)
+
+
+def _depth(files: ObjectFiles, unit: float, view: int) -> Tensor:
+    stored = levels(files.uid, view, files.file(f"depth_{view:04d}.png"))
+    return torch.from_numpy(stored * unit).float()
+
+
+def _normals(files: ObjectFiles, view: int) -> Tensor:
+    file: StoredFile = files.file(f"normal_world_{view:04d}.npz")
+    try:
+        with np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
+            return torch.from_numpy(arrays["normal"].astype(np.float32))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        raise SampleError(f"{files.uid}: view {view}: expected a normal map, got {error} ({file}).") from error

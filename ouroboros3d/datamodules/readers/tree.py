@@ -1,0 +1,90 @@
+"""What all readers share: the objects of a tree, and how they are chosen."""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from ouroboros3d.datamodules.splits import Split
+
+
+class TreeReader(ABC):
+    """A tree of objects in one format on disk.
+
+    Args:
+        root: the tree.
+    """
+
+    name: ClassVar[str]
+    looks_for: ClassVar[str]  # what tells the format from others, for messages
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    @classmethod
+    @abstractmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether a folder is such a tree, from a look at its first few entries."""
+
+    @abstractmethod
+    def list_uids(self) -> list[str]:
+        """Every object of the tree."""
+
+    @cached_property
+    def uids(self) -> list[str]:
+        """Every object of the tree, sorted.
+
+        Raises:
+            ValueError: there is none, or a list names one that cannot be a file's name.
+        """
+        uids = sorted(self.list_uids())
+        # Results are written under these names, and lists come from anywhere.
+        if bad := next((uid for uid in uids if not uid or "/" in uid or uid.startswith(".")), None):
+            raise ValueError(f"root: expected uids in {self.root} that can name a file, got {bad!r}.")
+        if not uids:
+            raise ValueError(f"root: expected at least one object in {self.root} ({self.looks_for}), got none.")
+        return uids
+
+    def listed_splits(self) -> dict[str, Split]:
+        """The split of the objects that the tree's own lists decide about; a hash of the uid decides for the others."""
+        return {}
+
+    def select_uids(self, categories: Iterable[str] | None = None, uids: Iterable[str] | None = None) -> list[str]:
+        """The objects among the uids, sorted.
+
+        Args:
+            categories: None, since only Objaverse is annotated.
+            uids: None for every object.
+
+        Raises:
+            ValueError: categories, an unknown uid (close matches are named), or nothing is left.
+        """
+        if categories is not None:
+            raise ValueError(f"categories: {self.root} has the format {self.name}, which has none; name uids instead.")
+        wanted = set(self.uids if uids is None else uids)
+        check_known("uids", wanted, self.uids, f"{len(self.uids)} objects of {self.root}")
+        if not wanted:
+            raise ValueError(f"uids: expected at least one object of {self.root}, got an empty list.")
+        return sorted(wanted)
+
+
+def check_known(argument: str, wanted: set[str], known: Iterable[str], where: str) -> None:
+    """Refuse names that are not known, naming close ones.
+
+    Args:
+        argument: what the names were given as.
+        wanted: the names.
+        known: all there are.
+        where: what they are the names of.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    for name in sorted(wanted - set(known)):
+        names = sorted(known)
+        inside = [other for other in names if name.lower().replace(" ", "_") in other.lower()]
+        near = list(dict.fromkeys(difflib.get_close_matches(name, names, n=5) + inside))[:5]
+        hint = f"did you mean {', '.join(near)}?" if near else f"for example {', '.join(names[:5]) or 'none'}."
+        raise ValueError(f"{argument}: expected names among the {where}, got {name!r}; {hint}")

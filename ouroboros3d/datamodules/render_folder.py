@@ -1,0 +1,391 @@
+"""A folder of rendered views: every object is rendered once, whichever run, process or machine asks first.
+
+Any number of processes may fill and read one folder at a time, without locks: orbits appear complete or not at all, the
+first writer wins, and both lists (`index.jsonl`, `failures.jsonl`) only grow by whole lines.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ouroboros3d.datamodules.orbits import OrbitRig, orbit_name
+from ouroboros3d.datamodules.readers.meshes import Asset
+from ouroboros3d.datamodules.render_jobs import RENDERER_VERSION, MapName, RenderJob, Stage, Worker
+from ouroboros3d.datamodules.render_process import RenderProcess
+from ouroboros3d.datamodules.splits import SPLITS, Split, read_splits, split_of, write_splits
+from ouroboros3d.datamodules.true_geometry import surface_name
+from ouroboros3d.files import replace_text, sha256_of
+
+log = logging.getLogger(__name__)
+
+# A temporary folder older than this belongs to no living writer.
+_ABANDONED_AFTER_S = 3600
+_SAY_EVERY_S = 60  # where there is no terminal to draw a bar on
+_CONFIG = "render_config.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of `index.jsonl` (an object whose orbits are complete) or `failures.jsonl`.
+
+    Args:
+        uid: the object.
+        sha256: of its mesh file.
+        size: of that file in bytes; size and time spare the next run hashing it again.
+        mtime_ns: its modification time.
+        stage: where it failed (`missing`, `load`, `render`, `memory`, `timeout`, `crash`); `done` in the index.
+        error: the reason.
+        surface_points: of the true geometry that was to be written too; 0 = views alone.
+    """
+
+    uid: str
+    sha256: str
+    size: int
+    mtime_ns: int
+    stage: Stage = "done"
+    error: str = ""
+    surface_points: int = 0
+
+
+def render_config(rig: OrbitRig, maps: Sequence[MapName] = ()) -> dict[str, Any]:
+    """What shapes the files of a folder, and its hash."""
+    config: dict[str, Any] = {
+        "renderer": "ouroboros3d.renderers.meshes",
+        "version": RENDERER_VERSION,
+        "rig": rig.as_dict(),
+        **({"maps": list(maps)} if maps else {}),
+    }
+    return {**config, "sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()}
+
+
+class RenderFolder:
+    """Views of many objects under one rig.
+
+    Args:
+        folder: holds a folder for each orbit; made if it is not there.
+        rig: the cameras and the pixels' settings.
+        maps: further images of every view.
+        argument: what the folder was given as, for messages.
+
+    Raises:
+        ValueError: the folder cannot be written, or holds something else or views under another rig.
+    """
+
+    def __init__(self, folder: Path, rig: OrbitRig, maps: Sequence[MapName] = (), argument: str = "out") -> None:
+        self.folder = folder
+        self.rig = rig
+        self.maps = tuple(maps)
+        config = render_config(rig, maps)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+            if not (folder / _CONFIG).is_file():  # complete renders may be read-only
+                if others:
+                    raise ValueError(
+                        f"{argument}: expected a new or empty folder, or one that was rendered into before, got "
+                        f"{folder} with {', '.join(sorted(others)[:3])}; name another one."
+                    )
+                replace_text(folder / _CONFIG, json.dumps(config, indent=1) + "\n")
+            known = _read_json(folder / _CONFIG)
+        except OSError as error:
+            raise ValueError(
+                f"{argument}: expected a folder that can be written, got {folder} ({error}); name another one."
+            ) from error
+        if known != config:
+            raise ValueError(
+                f"{argument}: expected renders of one kind in a folder, got {folder} with "
+                f"{_differences(known, config)}; name another folder."
+            )
+
+    def orbit_folders(self, uid: str) -> list[Path]:
+        """The folders of an object's orbits, whether rendered yet or not."""
+        return [self.folder / orbit_name(uid, orbit) for orbit in range(self.rig.orbits)]
+
+    def complete(self, assets: Sequence[Asset], surface_points: int = 0) -> list[Asset]:
+        """Those of the objects whose orbits are all here, rendered from the file as it is now.
+
+        Args:
+            assets: objects.
+            surface_points: points of the true surface that must be there too; 0 = no true geometry.
+        """
+        index = self.read_list("index.jsonl")
+        return [
+            asset
+            for asset in assets
+            if asset.uid in index and _same_file(asset.path, index[asset.uid]) and self.holds(asset.uid, surface_points)
+        ]
+
+    def failures(self, assets: Sequence[Asset], surface_points: int = 0) -> dict[str, Entry]:
+        """Why objects are left out, by uid; an object whose file has changed since gets another chance.
+
+        Args:
+            assets: objects.
+            surface_points: of the true geometry that is needed; an object with views that failed at anything else has
+                not failed at this.
+        """
+        failed, rendered = self.read_list("failures.jsonl"), {asset.uid for asset in self.complete(assets)}
+        return {
+            asset.uid: entry
+            for asset in assets
+            if (entry := failed.get(asset.uid)) is not None
+            and _same_file(asset.path, entry)
+            and (asset.uid not in rendered or entry.surface_points == surface_points > 0)
+        }
+
+    def render(
+        self,
+        assets: Sequence[Asset],
+        *,
+        workers: int,
+        timeout_s: float,
+        retry_failed: bool = False,
+        surface_points: int = 0,
+        start: Callable[[], Worker] = RenderProcess,
+    ) -> None:
+        """Render what is missing, with a progress bar; broken objects go to `failures.jsonl` and never stop the run.
+
+        Args:
+            assets: the objects that the folder should hold.
+            workers: how many render at a time.
+            timeout_s: limit per object in seconds.
+            retry_failed: also try objects that failed before.
+            surface_points: points of the true surface that each object needs beside its views; 0 = no true geometry.
+            start: makes a worker.
+
+        Raises:
+            ValueError: rendering cannot work at all (the worker does not start).
+            OSError: the views cannot be written (the disk is full).
+        """
+        self._sweep()
+        ready = {asset.uid for asset in self.complete(assets, surface_points)}
+        if not retry_failed:
+            ready |= set(self.failures(assets, surface_points))
+        missing = [asset for asset in assets if asset.uid not in ready]
+        if not missing:
+            self.write_lists()  # in case that the one who rendered the last object was killed before it did
+            return
+        # Processes that start together on the same list then share the work instead of racing each other through it.
+        random.Random(os.getpid()).shuffle(missing)
+        started = time.monotonic()
+        _run_all(self, missing, min(workers, len(missing)), timeout_s, surface_points, start)
+        self.write_lists()
+        rendered, seconds = len(self.complete(missing)), time.monotonic() - started
+        log.info("rendered %d of %d objects into %s in %.0f s", rendered, len(missing), self.folder, seconds)
+
+    def render_one(self, asset: Asset, worker: Worker, timeout_s: float, surface_points: int = 0) -> Stage | None:
+        """Render one object unless another process has done so meanwhile, and record the outcome.
+
+        Returns:
+            `done`, where it failed, or None if the worker was told to end.
+        """
+        try:
+            sha256, stat = _sha256(asset.path), asset.path.stat()
+        except OSError as error:
+            self._append("failures.jsonl", Entry(asset.uid, "", 0, 0, "missing", error.strerror or str(error)))
+            return "missing"
+        stale = [folder for folder in self.orbit_folders(asset.uid) if _rendered_from(folder) != sha256]
+        if not stale and self.holds(asset.uid, surface_points):
+            self._append("index.jsonl", Entry(asset.uid, sha256, stat.st_size, stat.st_mtime_ns))
+            return "done"
+        for folder in stale:
+            remove_folder(folder)
+        job = RenderJob(
+            asset.uid,
+            str(asset.path.resolve()),
+            sha256,
+            asset.license,
+            asset.source,
+            str(self.folder.resolve()),
+            self.rig.as_dict(),
+            timeout_s,
+            surface_points,
+            self.maps,
+            asset.z_up,
+        )
+        result = worker.run(job)
+        if worker.closed:
+            return None
+        if result.stage == "write":
+            raise OSError(f"cannot write rendered views into {self.folder}: {result.error}")
+        entry = Entry(asset.uid, sha256, stat.st_size, stat.st_mtime_ns, result.stage, result.error, surface_points)
+        self._append("index.jsonl" if result.stage == "done" else "failures.jsonl", entry)
+        return result.stage
+
+    def holds(self, uid: str, surface_points: int = 0) -> bool:
+        """Whether all orbits of an object are here, and its true geometry if asked for."""
+        folders = self.orbit_folders(uid)
+        return all((folder / "meta.json").is_file() for folder in folders) and (
+            not surface_points or (folders[0] / surface_name(surface_points)).is_file()
+        )
+
+    def read_list(self, name: str) -> dict[str, Entry]:
+        """The last entry of every object in `index.jsonl` or `failures.jsonl`."""
+        try:
+            lines = (self.folder / name).read_text().splitlines()
+        except FileNotFoundError:
+            return {}
+        entries = {}
+        for line in lines:
+            try:
+                entry = Entry(**json.loads(line))
+            except (ValueError, TypeError):
+                continue  # the last line of a writer that was killed: its object counts as not rendered
+            entries[entry.uid] = entry
+        return entries
+
+    def write_lists(self) -> None:
+        """The orbits of each split (default fractions), for readers that know the folder but not the tree."""
+        names: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        for uid in self.read_list("index.jsonl"):
+            names[split_of(uid)] += [folder.name for folder in self.orbit_folders(uid)]
+        names = {split: sorted(members) for split, members in names.items()}
+        written = all((self.folder / f"{split}.txt").is_file() for split in SPLITS) and read_splits(self.folder)
+        if written != names:  # complete renders may be read-only
+            write_splits(self.folder, names)
+
+    def _append(self, name: str, entry: Entry) -> None:
+        line = (json.dumps(asdict(entry)) + "\n").encode()
+        # One write of one short line in append mode does not mix with another process's.
+        with (self.folder / name).open("ab+", buffering=0) as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a killed writer left its line open: close it, so that this one counts
+                    line = b"\n" + line
+            file.write(line)
+
+    def _sweep(self) -> None:
+        for folder in self.folder.glob(".*.part"):
+            try:
+                abandoned = time.time() - folder.stat().st_mtime > _ABANDONED_AFTER_S
+            except FileNotFoundError:
+                continue  # its writer has just finished
+            if abandoned and folder.is_dir():
+                shutil.rmtree(folder, ignore_errors=True)
+            elif abandoned:
+                folder.unlink(missing_ok=True)
+
+
+def _run_all(
+    renders: RenderFolder,
+    assets: Sequence[Asset],
+    count: int,
+    timeout_s: float,
+    surface_points: int,
+    start: Callable[[], Worker],
+) -> None:
+    local = threading.local()
+    workers: list[Worker] = []
+    stopping = threading.Event()
+
+    def task(asset: Asset) -> Stage | None:
+        if stopping.is_set():
+            return None
+        if not hasattr(local, "worker"):
+            local.worker = start()
+            workers.append(local.worker)
+        return renders.render_one(asset, local.worker, timeout_s, surface_points)
+
+    progress, bar = _progress(f"rendering {renders.rig.image_size} px views", len(assets))
+    pending = iter(assets)
+    started = said = time.monotonic()
+    done = failed = 0
+    try:
+        with ThreadPoolExecutor(count) as pool, progress:
+            try:
+                # A few ahead of the workers, not all: a tree may have a million objects.
+                running: set[Future[Stage | None]] = {pool.submit(task, asset) for asset in islice(pending, 2 * count)}
+                while running:
+                    ended, running = wait(running, return_when=FIRST_COMPLETED)
+                    failed += sum(future.result() != "done" for future in ended)
+                    done += len(ended)
+                    running |= {pool.submit(task, asset) for asset in islice(pending, len(ended))}
+                    rate = done / (time.monotonic() - started)
+                    progress.update(bar, completed=done, failed=failed, rate=rate)
+                    if not progress.console.is_terminal and time.monotonic() - said > _SAY_EVERY_S:
+                        said = time.monotonic()
+                        left = (len(assets) - done) / rate
+                        print(f"{done} of {len(assets)}, {failed} failed, {rate:.2f}/s, {left:.0f} s left", flush=True)
+            finally:
+                stopping.set()
+                if done < len(assets):
+                    for worker in workers:
+                        worker.kill()
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _progress(what: str, total: int) -> tuple[Progress, Any]:
+    """A bar with the objects done, those of them that failed, the rate and the time left."""
+    counts = TextColumn("{task.fields[failed]} failed, {task.fields[rate]:.2f}/s")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), counts, TimeRemainingColumn())
+    progress = Progress(*columns)
+    return progress, progress.add_task(what, total=total, failed=0, rate=0.0)
+
+
+def _read_json(path: Path) -> Any:  # noqa: ANN401
+    """The content of a file, None if it is no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        return None
+
+
+def _differences(known: Any, config: dict[str, Any]) -> str:  # noqa: ANN401
+    """Where a folder's description and the one asked for differ, as `views 16 instead of 24`."""
+    if not isinstance(known, dict) or not isinstance(known.get("rig"), dict):
+        return f"an unreadable {_CONFIG}"
+    left, right = ({"maps": [], **one, **one["rig"], "rig": "", "sha256": ""} for one in (known, config))
+    names = [name for name in right if left.get(name) != right[name]]
+    return ", ".join(f"{name} {_shown(left.get(name))} instead of {_shown(right[name])}" for name in names)
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def _rendered_from(folder: Path) -> str:
+    """The hash of the mesh file that a complete orbit was rendered from; empty without one."""
+    try:
+        return str(json.loads((folder / "meta.json").read_text())["object"]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _same_file(path: Path, entry: Entry) -> bool:
+    try:
+        stat = path.stat()
+        if (stat.st_size, stat.st_mtime_ns) == (entry.size, entry.mtime_ns):
+            return True
+        return stat.st_size == entry.size and _sha256(path) == entry.sha256
+    except OSError:
+        return not entry.sha256  # it could not be read then either
+
+
+def _sha256(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")  # reading a pipe or a device would never end
+    return sha256_of(path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove an orbit at once, so that no reader finds half of it."""
+    hidden = folder.with_name(f".{folder.name}.{os.getpid()}.old.part")
+    try:
+        folder.rename(hidden)
+    except FileNotFoundError:
+        return  # never rendered, or another process removed it first
+    shutil.rmtree(hidden, ignore_errors=True)

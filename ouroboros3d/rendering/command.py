@@ -1,0 +1,206 @@
+"""`render`: a tree of meshes to posed renders from the command line."""
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn, get_args
+
+from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.readers.detection import READERS, open_tree
+from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
+from ouroboros3d.datamodules.readers.posed import read_listed
+from ouroboros3d.datamodules.readers.shards import ShardReader
+from ouroboros3d.datamodules.render_folder import RenderFolder
+from ouroboros3d.datamodules.render_jobs import MapName, Worker
+from ouroboros3d.datamodules.render_process import DEFAULT_MEMORY_MIB, RenderProcess
+from ouroboros3d.rendering.ray_workers import RayWorker, connect, disconnect
+from ouroboros3d.rendering.shards import ShardFolder
+
+_MESH_READERS = [name for name, reader in READERS.items() if issubclass(reader, MeshReader)]
+_MIN_MEMORY_MIB = 1024  # the idle rendering process has 730 of them
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"render: {message}; python -m ouroboros3d render --help lists the options.")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Render a tree of meshes, or go on with it.
+
+    Args:
+        arguments: the command line after `render`.
+
+    Raises:
+        ValueError: a wrong argument, tree or folder; in one line.
+        OSError: the renders cannot be written.
+        SystemExit: code 1 if no object could be rendered, 130 if it was interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    _check(options)
+    rig = OrbitRig(
+        options.size,
+        options.orbits,
+        options.views,
+        tuple(options.elevation_deg),
+        options.radius,
+        options.fov_deg,
+        options.supersampling,
+        options.light,
+        options.seed,
+    )
+    assets = _assets(options)
+    maps = [name for name in get_args(MapName) if name in (options.maps or ())]
+    renders = (ShardFolder if options.shards else RenderFolder)(options.out, rig, maps)
+    started = time.monotonic()
+    workers, start = _workers(options)
+    try:
+        renders.render(
+            assets,
+            workers=workers,
+            timeout_s=options.timeout_s,
+            retry_failed=options.retry_failed,
+            surface_points=options.surface_points,
+            start=start,
+        )
+    except KeyboardInterrupt:
+        print("render: stopped; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        if options.ray_address is not None:
+            disconnect()
+    if isinstance(renders, ShardFolder):
+        print(f"render: {renders.pack(options.shards * 2**20)} shards in {renders.folder}")
+    _report(renders, assets, options.surface_points, time.monotonic() - started)
+
+
+def _parser() -> argparse.ArgumentParser:
+    rig = OrbitRig(image_size=512, orbits=1, views=16)
+    parser = _Parser(prog="render", add_help=False, allow_abbrev=False)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--reader", choices=_MESH_READERS)
+    parser.add_argument("--categories", nargs="+")
+    parser.add_argument("--uids", nargs="+")
+    parser.add_argument("--max_objects", type=int)
+    parser.add_argument("--size", type=int, default=rig.image_size)
+    parser.add_argument("--views", type=int, default=rig.views)
+    parser.add_argument("--orbits", type=int, default=rig.orbits)
+    parser.add_argument("--elevation_deg", type=float, nargs=2, default=rig.elevation_deg)
+    parser.add_argument("--radius", type=float, default=rig.radius)
+    parser.add_argument("--fov_deg", type=float, default=rig.fov_deg)
+    parser.add_argument("--supersampling", type=int, default=rig.supersampling)
+    parser.add_argument("--light", type=float, default=rig.light)
+    parser.add_argument("--seed", type=int, default=rig.seed)
+    parser.add_argument("--maps", nargs="+", choices=get_args(MapName))
+    parser.add_argument("--surface_points", type=int, default=0)
+    parser.add_argument("--shards", type=int)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--ray-address", "--ray_address")
+    parser.add_argument("--cpus_per_worker", type=float, default=1.0)
+    parser.add_argument("--timeout_s", type=float, default=120.0)
+    parser.add_argument("--memory_mib", type=int, default=DEFAULT_MEMORY_MIB)
+    parser.add_argument("--retry_failed", action="store_true")
+    return parser
+
+
+def _workers(options: argparse.Namespace) -> tuple[int, Callable[[], Worker]]:
+    """How many workers there are, and what makes one: a process here, or an actor on a Ray cluster.
+
+    Raises:
+        ValueError: no such cluster.
+    """
+    if options.ray_address is None:
+        return options.workers or len(os.sched_getaffinity(0)), partial(RenderProcess, options.memory_mib)
+    count = connect(options.ray_address, options.workers, options.cpus_per_worker)
+    return count, partial(RayWorker, options.memory_mib, options.cpus_per_worker)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what the rig does not check, before anything is written.
+
+    Raises:
+        ValueError: a value out of range, no such root, or an output inside it.
+    """
+    for name, least in {
+        "size": 1,
+        "workers": 1,
+        "memory_mib": _MIN_MEMORY_MIB,
+        "surface_points": 0,
+        "max_objects": 1,
+        "shards": 1,
+    }.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}.")
+    if not options.cpus_per_worker > 0:
+        raise ValueError(f"cpus_per_worker: expected a positive number of CPUs, got {options.cpus_per_worker:g}.")
+    if not options.timeout_s > 0:
+        raise ValueError(f"timeout_s: expected a positive number of seconds, got {options.timeout_s:g}.")
+    if not options.root.is_dir():
+        state = "is a file" if options.root.exists() else "does not exist"
+        raise ValueError(f"root: expected a folder with meshes, got {options.root}, which {state}.")
+    if options.out.resolve().is_relative_to(options.root.resolve()):
+        raise ValueError(
+            f"out: expected a folder outside of the tree {options.root}, got {options.out}; readers of the tree would "
+            "find the renders in it."
+        )
+    if not options.shards and ShardReader.matches(options.out):
+        raise ValueError(f"out: expected no shards in {options.out} without --shards, got some; name another folder.")
+
+
+def _assets(options: argparse.Namespace) -> list[Asset]:
+    """The objects that were asked for, sorted by uid.
+
+    Raises:
+        ValueError: no tree of meshes, or nothing is left of it.
+    """
+    tree = open_tree(options.root, options.reader)
+    if not isinstance(tree, MeshReader):
+        raise ValueError(
+            f"root: expected a tree of meshes, got {options.root} with posed renders ({tree.name}), which need no "
+            "rendering: --data.root reads them."
+        )
+    assets = tree.select(options.categories, _uids(options.uids))[: options.max_objects]
+    dotted = next((asset.uid for asset in assets if "." in asset.uid), None)
+    if options.shards and dotted:
+        raise ValueError(
+            f"shards: expected uids without a dot, at which WebDataset's keys end, got {dotted!r}; rename it."
+        )
+    return assets
+
+
+def _uids(given: list[str] | None) -> list[str] | None:
+    """Uids as given, or those of a file: one a line, or a JSON array."""
+    if given is None or len(given) > 1 or not Path(given[0]).is_file():
+        return given
+    path = Path(given[0])
+    return read_listed(path, "array" if path.suffix == ".json" else "lines")
+
+
+def _report(renders: RenderFolder, assets: Sequence[Asset], surface_points: int, seconds: float) -> None:
+    """Say what there is now, and why the rest is not.
+
+    Raises:
+        SystemExit: code 1 if nothing is there.
+    """
+    done = renders.complete(assets, surface_points)
+    failures = renders.failures(assets, surface_points)
+    rig = renders.rig
+    print(
+        f"render: {len(done)} of {len(assets)} objects in {renders.folder}, {rig.orbits * rig.views} views of "
+        f"{rig.image_size} px each; {seconds:.0f} s"
+    )
+    if failures:
+        print(f"render: {len(failures)} failed, listed in {renders.folder / 'failures.jsonl'} (--retry_failed):")
+        counts = Counter(entry.stage for entry in failures.values())
+        for stage, count in counts.most_common():
+            uid, entry = next((uid, entry) for uid, entry in failures.items() if entry.stage == stage)
+            print(f"  {count:6} {stage:8} for example {uid}: {entry.error}")
+    if not done:
+        raise SystemExit(1)

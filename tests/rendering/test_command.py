@@ -1,0 +1,201 @@
+"""`render`: what it writes, that it goes on after a kill, and what broken objects do to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mesh_trees import memory_hog, slab, write_meshes
+from torch.testing import assert_close
+
+from ouroboros3d.cli import main
+from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.readers.detection import open_tree
+from ouroboros3d.datamodules.readers.posed import PosedReader
+from ouroboros3d.datamodules.render_jobs import RenderJob
+from ouroboros3d.datamodules.render_worker import render_object
+from ouroboros3d.datamodules.splits import read_splits
+from ouroboros3d.files import sha256_of
+
+UIDS = ["a", "b", "c"]
+RIG = ["--size", "32", "--views", "4", "--supersampling", "1", "--elevation_deg", "10", "40"]
+ALL = [*RIG, "--orbits", "2", "--maps", "normal", "depth", "coordinate", "--surface_points", "50"]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of the orbits."""
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in sorted(folder.glob("*-??/*"))}
+
+
+@pytest.fixture(scope="module")
+def meshes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_meshes(tmp_path_factory.mktemp("tree") / "meshes", {uid: slab(i) for i, uid in enumerate(UIDS)})
+
+
+@pytest.fixture(scope="module")
+def rendered(meshes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All objects with everything that can be asked for; tests must not write into it."""
+    out = tmp_path_factory.mktemp("renders") / "out"
+    main(["render", str(meshes), "--out", str(out), "--workers", "1", *ALL])
+    return out
+
+
+def test_a_reader_finds_views_maps_and_true_geometry_that_agree(rendered: Path) -> None:
+    reader = open_tree(rendered)
+    assert isinstance(reader, PosedReader)
+    assert (reader.name, reader.uids) == ("ouroboros3d", UIDS)
+    found = reader.read("b")
+    assert (len(found), found.size, found.rings) == (8, (32, 32), ((0, 1, 2, 3), (4, 5, 6, 7)))
+    assert found.depth is not None
+    assert found.normals is not None
+    geometry = reader.true_geometry("b", 50)
+    assert geometry.surface.shape == (1, 50)
+    centres = (torch.arange(32) + 0.5) / 32
+    uv = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1).view(1, -1, 2)
+    for view in range(4):  # the first orbit, whose coordinate maps the true geometry brings
+        seen = found.rgba(view)[..., 3] > 127
+        depth, normals, points = found.depth(view), found.normals(view), geometry.coordinates[view]
+        assert torch.equal(depth > 0, seen)
+        lifted = found.cameras[view : view + 1].unproject(uv, depth.view(1, -1)).view(32, 32, 3)
+        # Half floats are off by up to 0.00024 scene units, a step of depth by half of 1/16384.
+        assert_close(lifted[seen], points[seen], atol=4e-4, rtol=0)
+        assert_close(normals.norm(dim=-1), seen.float(), atol=1e-3, rtol=0)
+        rays = points - found.cameras.centres[view]
+        assert bool(((normals * rays).sum(dim=-1)[seen] < 0).all()), "normals face the camera"
+
+
+def test_metadata_and_lists_are_the_official_ones(rendered: Path) -> None:
+    meta = json.loads((rendered / "a-00" / "meta.json").read_text())
+    assert {"camera_angle_x", "locations", "format", "object", "normalization", "orbit"} <= set(meta)
+    assert (meta["maps_frame"], meta["depth_unit"]) == ("opencv_yup", 1 / 16384)
+    assert [location["frames"][0]["name"] for location in meta["locations"]] == [
+        f"render_000{i}.webp" for i in range(4)
+    ]
+    lists = read_splits(rendered)
+    assert sorted(name for names in lists.values() for name in names) == sorted(
+        f"{uid}-0{orbit}" for uid in UIDS for orbit in range(2)
+    )
+
+
+def test_maps_change_no_pixel_of_what_the_cache_renders(meshes: Path, rendered: Path, tmp_path: Path) -> None:
+    rig = OrbitRig(32, 2, 4, (10.0, 40.0), supersampling=1)
+    path = meshes / "c.glb"
+    render_object(RenderJob("c", str(path), sha256_of(path), "unknown", "", str(tmp_path), rig.as_dict(), 60))
+    for name, content in files(tmp_path).items():
+        if name.endswith(".webp"):
+            assert content == (rendered / name).read_bytes(), name
+        else:
+            with_maps = json.loads((rendered / name).read_text())
+            del with_maps["maps_frame"], with_maps["depth_unit"]
+            assert json.loads(content) == with_maps
+
+
+def test_depth_reaches_the_far_side_of_the_object_from_any_radius(meshes: Path, tmp_path: Path) -> None:
+    rig = OrbitRig(32, 1, 2, (10.0, 40.0), radius=9.0, fov_deg=8.0, supersampling=1)
+    path = meshes / "c.glb"
+    render_object(RenderJob("c", str(path), "", "", "", str(tmp_path), rig.as_dict(), 60, maps=("depth",)))
+    reader = open_tree(tmp_path, "ouroboros3d")
+    assert isinstance(reader, PosedReader)
+    depth = reader.read("c").depth
+    assert depth is not None
+    assert json.loads((tmp_path / "c-00/meta.json").read_text())["depth_unit"] == 1 / 4096
+    assert 8.4 < depth(0)[depth(0) > 0].min() < depth(0).max() < 9.6
+
+
+def test_killed_at_any_time_the_same_command_goes_on(meshes: Path, rendered: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["render", str(meshes), "--out", str(out), "--workers", "1", *ALL]
+    command = subprocess.Popen([sys.executable, "-m", "ouroboros3d", *arguments], stdout=subprocess.DEVNULL)
+    while not list(out.glob("?-00/meta.json")):
+        assert command.poll() is None
+        time.sleep(0.01)
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    known = files(rendered)
+    assert all(known[name] == content for name, content in files(out).items())
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("?-00/meta.json")}
+    main(arguments)
+    assert files(out) == known
+    assert finished == {path: path.stat().st_mtime_ns for path in finished}
+
+
+def test_broken_objects_are_listed_respected_and_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {"cut": slab(1)[:300], "hungry": memory_hog(), "text": b"hello"}
+    root = write_meshes(tmp_path / "tree", {"good": slab(0), **broken})
+    out = tmp_path / "out"
+    arguments = ["render", str(root), "--out", str(out), "--workers", "1", "--memory_mib", "1024", *RIG]
+    main(arguments)
+    listed = out / "failures.jsonl"
+    entries = {line["uid"]: line for line in map(json.loads, listed.read_text().splitlines())}
+    assert {uid: entry["stage"] for uid, entry in entries.items()} == {
+        "cut": "load",
+        "hungry": "memory",
+        "text": "load",
+    }
+    assert all(entry["error"] for entry in entries.values())
+    printed = capsys.readouterr().out
+    assert "1 of 4 objects" in printed
+    assert f"3 failed, listed in {listed}" in printed
+    assert "2 load" in printed
+    before = listed.read_bytes()
+    names = read_splits(out)
+    (out / "val.txt").unlink()  # as if killed right before the lists were written
+    main(arguments)
+    assert listed.read_bytes() == before, "later runs respect the list"
+    assert read_splits(out) == names
+    with pytest.raises(SystemExit) as nothing:
+        main([*arguments, "--uids", "cut", "text", "--retry_failed"])
+    assert nothing.value.code == 1
+    assert len(listed.read_text().splitlines()) == 5, "tried again"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["--views", "5"], "views 4 instead of 5; name another folder"),
+        (["--maps", "depth"], "maps depth normal coordinate instead of depth"),
+        (["--size", "0"], "size: expected at least 1, got 0"),
+        (["--timeout_s", "0"], "timeout_s: expected a positive number of seconds"),
+        (["--memory_mib", "100"], "memory_mib: expected at least 1024"),
+        (["--fov_deg", "0.6"], "radians need"),
+        (["--uids", "nobody"], "got 'nobody'"),
+        (["--categories", "chair"], "has the format meshes, which has none"),
+        (["--reader", "lgm"], "argument --reader: invalid choice"),
+        (["--sise", "3"], "unrecognized arguments: --sise"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    meshes: Path, rendered: Path, changes: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["render", str(meshes), "--out", str(rendered), *ALL, *changes])
+    assert error.value.code == 2
+    line = capsys.readouterr().err
+    assert expected in line
+    assert line.count("\n") == 1
+
+
+def test_a_wrong_folder_is_one_line(meshes: Path, rendered: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.tex").touch()
+    for root, out, expected in [
+        (tmp_path / "nowhere", tmp_path / "out", "root: expected a folder with meshes, got .*nowhere, which does not"),
+        (tmp_path / "file", tmp_path / "out", "which is a file"),
+        (rendered, tmp_path / "out", r"posed renders \(ouroboros3d\), which need no rendering"),
+        (meshes, meshes / "renders", "out: expected a folder outside of the tree"),
+        (meshes, full, "out: expected a new or empty folder.* with thesis.tex"),
+        (meshes, tmp_path / "file/out", "out: expected a folder that can be written"),
+    ]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OUROBOROS3D_DEBUG", "1")
+            with pytest.raises(ValueError, match=expected):
+                main(["render", str(root), "--out", str(out), *RIG])
