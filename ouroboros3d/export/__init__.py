@@ -1,0 +1,5 @@
+"""Out into the ecosystem: a trained variant as a pipeline of diffusers."""
+
+from ouroboros3d.export.pipeline import OuroborosPipeline, OuroborosPipelineOutput
+
+__all__ = ["OuroborosPipeline", "OuroborosPipelineOutput"]

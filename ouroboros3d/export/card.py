@@ -1,0 +1,174 @@
+"""The model card of an export: what the checkpoint, its run and its results say, and nothing else."""
+
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ouroboros3d.comparison.labels import headline, titled
+from ouroboros3d.experiment import Loaded
+from ouroboros3d.export.pipeline import OuroborosPipeline
+from ouroboros3d.files import git_commit, sha256_of
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_SVD_LICENSE = "https://huggingface.co/stabilityai/stable-video-diffusion-img2vid/blob/main/LICENSE.md"
+_IDEAS = {
+    "Staged": "the multi-view diffusion model generates all views, then the reconstructor turns them into 3D, once",
+    "InferenceCombined": (
+        "trained as staged; while sampling, some estimates are replaced by renders of their own reconstruction"
+    ),
+    "Recursive": (
+        "at each step of sampling the reconstructor turns the estimate into 3D, whose renders condition the next step; "
+        "both networks are trained jointly (Ouroboros3D)"
+    ),
+}
+
+
+class Origin(NamedTuple):
+    """Where weights come from.
+
+    license: fields of the hub's front matter; none where the licence is not known.
+    base_model: hub ids.
+    text: a sentence.
+    """
+
+    license: dict[str, str]
+    base_model: list[str]
+    text: str
+
+
+def model_card(loaded: Loaded, pipeline: OuroborosPipeline, dtype: str) -> str:
+    """The card's Markdown, with the hub's front matter.
+
+    Args:
+        loaded: the variant, its configuration and its checkpoint.
+        pipeline: made of it.
+        dtype: precision of the weights.
+    """
+    run = loaded.checkpoint.parent.parent
+    origin = _origin(run / "config.yaml")
+    maps = pipeline.unet.feedback_maps
+    front = {
+        **origin.license,
+        "library_name": "diffusers",
+        "pipeline_tag": "image-to-3d",
+        "tags": ["ouroboros3d", "image-to-3d", "gaussian-splatting", "multi-view", "diffusion"],
+        **({"base_model": origin.base_model} if origin.base_model else {}),
+    }
+    photo, sampler, variant = pipeline.config["photo"], loaded.variant.sampler, pipeline.config["variant"]
+    feedback = f" Feedback: {' and '.join(maps)} maps." if maps else ""
+    sections = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {variant}: one image to 3D Gaussians",
+        f"One image of an object to {photo['num_views']} views of {photo['image_size']} px and 3D Gaussians. Variant "
+        f"`{variant}`: {_IDEAS[variant]}.{feedback}",
+        f"Sampling: {sampler.num_steps} Euler steps, guidance {sampler.guidance_min:g} to {sampler.guidance_max:g} "
+        f"over the views. Weights in {dtype}.",
+        _USE,
+        f"## Training\n\n{_training(run / 'config.yaml', loaded.content)}\n\n{origin.text}",
+        f"## Results\n\n{_results(run, loaded, pipeline)}",
+        _LIMITS.format(**photo),
+        f"Exported by ouroboros3d {metadata.version('ouroboros3d')}, commit {git_commit() or 'unknown'}, from the "
+        f"checkpoint with SHA-256 `{sha256_of(loaded.checkpoint)}`.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+_USE = """## How to use
+
+With the package `ouroboros3d` installed:
+
+```python
+from ouroboros3d.export import OuroborosPipeline
+
+pipeline = OuroborosPipeline.from_pretrained(".")  # this folder, or its hub id
+output = pipeline("photo.png", elevation_deg=10)
+output.views[0][0].save("first_view.png")  # PIL images; output_type="np" or "pt" for arrays or tensors
+pipeline.save(output, "objects")  # views, gaussians.ply and a turntable
+```
+
+Without a `generator` the noise follows from the file's name, and a call gives what `python -m ouroboros3d predict`
+gives."""
+
+_LIMITS = """## Limits
+
+One object on a plain or transparent background; it is cut out and centred. Views lie on a circle of radius {radius:g}
+around it, seen with a field of view of {fov_deg:g} degrees. The elevation of the photo is an assumption of the caller.
+What the input does not show is a guess."""
+
+
+def _training(config: Path, content: dict[str, Any]) -> str:
+    facts = [f"{content['global_step']} steps", f"seed {content.get('ouroboros3d_seed', 'unknown')}"]
+    if not config.is_file():
+        return ", ".join(facts) + ". The run's configuration was not at hand."
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    data = settings["data"]["init_args"]
+    facts += [
+        f"batches of {data['batch_size']} objects a process",
+        f"precision {settings['trainer']['precision'] or '32-true'}",
+    ]
+    if data.get("root") is None:
+        objects = "the 44 objects that come with ouroboros3d, CC-0 (Blend Swap, by the authors named in its README)"
+    else:
+        objects = f"`{Path(data['root']).name}`; its objects have licences of their own, see their metadata"
+    return f"{', '.join(facts)}. Experiment `{settings['experiment']}`.\n\nData: {objects}."
+
+
+def _origin(config: Path) -> Origin:
+    """Of the weights that a run started from, through the runs before it."""
+    if not config.is_file():
+        return Origin({}, [], "Where training started from is not known; so is the licence of these weights.")
+    model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["init_args"]
+    base = model["base_weights"]
+    if isinstance(base, dict):
+        return _paper_origin(base)
+    if base is None:
+        return Origin({}, [], "Training started from random weights.")
+    if base == "bundled":
+        text = "Training started from the base weights that come with ouroboros3d (Apache-2.0)."
+        return Origin({"license": "apache-2.0"}, [], text)
+    path = Path(base)
+    if path.suffix == ".ckpt":
+        before = _origin(path.parent.parent / "config.yaml")
+        return before._replace(text=f"Training started from the checkpoint `{path.name}` of another run. {before.text}")
+    front = _front_matter(path / "README.md")
+    named = {key: str(value) for key, value in front.items() if key.startswith("license")}
+    text = f"Training started from `{path.name}`" + (f" ({named['license']})." if named else ", of unknown licence.")
+    return Origin(named, list(front.get("base_model", [])), text)
+
+
+def _paper_origin(base: dict[str, Any]) -> Origin:
+    """Of Stable Video Diffusion and LGM, or the published Ouroboros3D."""
+    license = {"license": "other", "license_name": "stable-video-diffusion-community", "license_link": _SVD_LICENSE}
+    parts = {"Stable Video Diffusion (its own community licence)": base["svd"]}
+    if base.get("published"):
+        parts["the published Ouroboros3D weights (under the licence they came with)"] = base["published"]
+    elif base.get("lgm"):
+        parts["LGM (MIT)"] = base["lgm"]
+    known = [source for source in parts.values() if _HUB_ID.fullmatch(source) and not Path(source).exists()]
+    return Origin(license, known, f"Training started from {' and '.join(parts)}.")
+
+
+def _front_matter(readme: Path) -> dict[str, Any]:
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    content = yaml.safe_load(found[1]) if found else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _results(run: Path, loaded: Loaded, pipeline: OuroborosPipeline) -> str:
+    """The means of the run's test, if it tested this checkpoint as it is exported."""
+    file = run / "results.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    sampler = loaded.variant.sampler
+    tested = {"checkpoint_sha256": sha256_of(loaded.checkpoint), "method": pipeline.config["variant"]}
+    tested |= {"steps": sampler.num_steps, "guidance_max": sampler.guidance_max, "seed": sampler.seed}
+    if any(results.get(name) != value for name, value in tested.items()):
+        return "This checkpoint was not tested, or not with these settings."
+    metrics = [name for name in headline(results["mean"]) if name in results["mean"]]
+    rows = "\n".join(f"| {titled(name)} | {results['mean'][name]:.4g} |" for name in metrics)
+    dataset = results["dataset"]
+    name = "the bundled objects" if dataset == "bundled" else f"`{Path(dataset).name}`"
+    return f"Mean over {results['objects']} {results['split']} objects of {name}.\n\n| | |\n|---|---|\n{rows}"

@@ -1,0 +1,127 @@
+"""`python -m ouroboros3d export`: from a checkpoint to a folder that diffusers loads."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ouroboros3d.experiment import Loaded, load
+from ouroboros3d.export.card import model_card
+from ouroboros3d.export.pipeline import COMPONENTS, VARIANTS, OuroborosPipeline
+from ouroboros3d.files import whole_folder
+
+_DTYPES = ("float32", "float16", "bfloat16")
+# Arguments of a variant that only training uses, besides its parts.
+_OF_TRAINING = {
+    *("renderer", "optimizer", "base_weights", "reconstruction_loss", "evaluation", "train", "warmup_steps", "decay"),
+    *("guidance_dropout", "augmentation", "feedback_probability", "detach_feedback", "reconstruction_gradient"),
+}
+# Arguments of a network that only training uses, or one machine: the exported weights are plain and whole.
+_OF_TRAINED_NETWORK = {"trainable", "lora_rank", "gradient_checkpointing", "compile"}
+_OF_PHOTOS = ("image_size", "num_views", "background", "removal", "radius", "fov_deg")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"export: {message}; python -m ouroboros3d export --help lists the options.")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Export a checkpoint.
+
+    Args:
+        arguments: the command line after `export`.
+
+    Raises:
+        ValueError: a wrong argument, or a checkpoint that cannot be exported; one line.
+        OSError: no such file, a folder that is not empty, or no room.
+    """
+    parser = _Parser(prog="export", add_help=False, allow_abbrev=False)
+    parser.add_argument("--ckpt", "--ckpt_path", dest="checkpoint")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--dtype", choices=_DTYPES, default="float32")
+    options, others = parser.parse_known_args(arguments)
+    if options.out is not None:
+        _refuse_taken(options.out)
+    loaded = load("export", [*others, *([f"--ckpt_path={options.checkpoint}"] if options.checkpoint else [])])
+    out = options.out or _own_folder(loaded.checkpoint)
+    _refuse_taken(out)
+    pipeline = to_pipeline(loaded, getattr(torch, options.dtype))
+    with whole_folder(out) as folder:
+        try:
+            pipeline.save_pretrained(folder)
+        except SafetensorError as error:  # how a full disk reads in its writer
+            raise OSError(f"{out}: {error}") from error
+        (folder / "README.md").write_text(model_card(loaded, pipeline, options.dtype), encoding="utf-8")
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"export: {type(loaded.variant).__name__} in {options.dtype}, {size / 1e6:.1f} MB, in {out}")
+    print(f'load it with: OuroborosPipeline.from_pretrained("{out}")  (from ouroboros3d.export)')
+
+
+def to_pipeline(loaded: Loaded, dtype: torch.dtype) -> OuroborosPipeline:
+    """A pipeline to be saved, with the weights and the settings of a variant; LoRA's additions are in the weights.
+
+    Args:
+        loaded: the variant and its configuration; its tensors are shared where their precision stays.
+        dtype: of the weights; an autoencoder keeps its own.
+
+    Raises:
+        ValueError: a class that does not come with this package, or weights that are not finite in this precision.
+    """
+    variant, model, data = loaded.variant, loaded.config["model"], loaded.config["data"]["init_args"]
+    _check_class("model", type(variant), list(VARIANTS.values()))
+    parts = {}
+    for name, classes in COMPONENTS.items():
+        part: nn.Module = getattr(variant, name)
+        networks = {known.__mro__[1]: known for known in classes}
+        _check_class(name, type(part), list(networks))
+        arguments = model["init_args"][name].get("init_args", {})
+        arguments = {key: value for key, value in arguments.items() if key not in _OF_TRAINED_NETWORK}
+        with torch.device("meta"):  # no second copy of the weights
+            parts[name] = networks[type(part)](**arguments)
+        state: dict[str, Tensor] = variant.unet.merged_state_dict() if name == "unet" else part.state_dict()
+        if name != "codec":
+            state = _converted(name, state, dtype)
+        parts[name].load_state_dict(state, assign=True)
+    settings = model["init_args"].items()
+    precision = str(loaded.config["trainer"]["precision"] or "32-true")
+    return OuroborosPipeline(
+        **parts,
+        variant=type(variant).__name__,
+        settings={key: value for key, value in settings if key not in _OF_TRAINING | set(COMPONENTS)},
+        renderer=model["init_args"]["renderer"].get("init_args", {}),
+        photo={key: data[key] for key in _OF_PHOTOS},
+        autocast="bfloat16" if precision.startswith("bf16") else "float16" if precision.startswith("16") else None,
+    )
+
+
+def _converted(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    converted = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    for key, value in converted.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name}.{key}: expected finite values in {dtype}, got others; export in float32.")
+    return converted
+
+
+def _check_class(name: str, own: type, known: list[type]) -> None:
+    if own not in known:
+        raise ValueError(
+            f"{name}: expected a class of this package, {', '.join(one.__name__ for one in known)}, got "
+            f"{own.__name__}; a pipeline with other code could not be loaded elsewhere."
+        )
+
+
+def _own_folder(checkpoint: Path) -> Path:
+    run = checkpoint.parent.parent
+    if checkpoint.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
+        raise ValueError(f"out: expected --out FOLDER, since {checkpoint} is in no run's folder.")
+    return run / "export"
+
+
+def _refuse_taken(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out: expected a new or an empty folder, got {out}, which is taken; choose another --out.")
