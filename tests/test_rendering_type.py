@@ -1,10 +1,14 @@
-"""Canonical coordinates as an image: the map's ends, its middle, and where there is nothing."""
+"""Coordinates as an image: the map's ends, its middle, where there is nothing, and the published map."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from ouroboros3d.renderers.rendering import Rendering, encode_coordinates
+from ouroboros3d.cameras import Cameras
+from ouroboros3d.renderers.rendering import Rendering, encode_coordinates, published_coordinates
 
 POINT = torch.tensor([0.3, -0.6, 0.12]).reshape(3, 1, 1)
 
@@ -49,5 +53,22 @@ def test_gradient_flows_to_covered_pixels_only():
 
 
 def test_fields_and_the_default():
-    assert Rendering._fields == ("colour", "alpha", "depth", "coordinates", "truncated_fraction", "normals")
-    assert Rendering(*torch.zeros(5)).normals is None
+    always = ("colour", "alpha", "depth", "coordinates", "truncated_fraction")
+    assert Rendering._fields == (*always, "normals", "depth_sum")
+    assert Rendering(*torch.zeros(5))[5:] == (None, None)
+
+
+def test_published_coordinates():
+    """The published code's own map of a sphere, and of one 40 times as far, where values are clamped."""
+    with np.load(Path(__file__).parent / "fixtures" / "published" / "position_map.npz") as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in ("c2w", "intrinsics", "depth", "position_map")}
+        far = torch.from_numpy(file["position_map_depth_x40"])
+    cameras = Cameras(arrays["c2w"], arrays["intrinsics"])
+    found = published_coordinates(arrays["depth"], cameras)
+    assert_close(found, arrays["position_map"], rtol=0, atol=1e-6)
+    assert_close(published_coordinates(40 * arrays["depth"][:, :2], cameras[:, :2]), far, rtol=0, atol=1e-6)
+    empty = (arrays["depth"] == 0).expand_as(found)
+    assert (found[empty] == 0.5).all()
+    assert far.max() == 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(published_coordinates(arrays["depth"], cameras), found)

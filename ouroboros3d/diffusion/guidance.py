@@ -52,7 +52,7 @@ def view_guidance(num_views: int, minimum: float, maximum: float, shape: Guidanc
 
 
 class GuidedDenoiser:
-    """The sampler's denoiser: both guidance branches in one batch, feedback to both.
+    """The sampler's denoiser: both guidance branches in one batch; the network gives both the objects' one feedback.
 
     Args:
         network: the raw network F.
@@ -75,9 +75,8 @@ class GuidedDenoiser:
         if not self.guided:
             z0 = denoise(self.network, noisy, sigma.expand(noisy.shape[0]), self.conditions, feedback)
             return Estimate.combine((z0,), self.guidance)
-        both = None if feedback is None else {name: torch.cat([maps, maps]) for name, maps in feedback.items()}
         estimates = denoise(
-            self.network, torch.cat([noisy, noisy]), sigma.expand(2 * noisy.shape[0]), self.conditions, both
+            self.network, torch.cat([noisy, noisy]), sigma.expand(2 * noisy.shape[0]), self.conditions, feedback
         )
         unconditional, conditional = estimates.chunk(2)
         return Estimate.combine((unconditional, conditional), self.guidance)

@@ -25,7 +25,10 @@ class DenoisingNetwork(Protocol):
         cameras: Cameras,
         feedback: Feedback | None = None,
     ) -> Tensor:
-        """[B, V, 2C, h, w] scaled noisy latents beside the input's latent -> [B, V, C, h, w]."""
+        """[B, V, 2C, h, w] scaled noisy latents beside the input's latent -> [B, V, C, h, w].
+
+        Feedback of fewer objects than B is repeated: guidance asks for two branches of the same objects.
+        """
 
 
 class Scalings(NamedTuple):

@@ -1,43 +1,147 @@
-"""Where a variant's weights come from: base weights, or a checkpoint of it or of the staged variant."""
+"""Where a variant's weights come from: base weights, the paper's, or a checkpoint of it or of the staged variant."""
 
 import logging
 import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ouroboros3d.networks.pretrained import MEANING, WITHOUT_EFFECT, load_base_weights
+from ouroboros3d.lightning_modules.generation import SamplerSettings
+from ouroboros3d.networks.pretrained import (
+    MEANING,
+    WITHOUT_EFFECT,
+    Key,
+    LoadReport,
+    check_meaning,
+    check_svd_scheduler,
+    load_base_weights,
+    load_exported,
+    load_lgm,
+    load_published,
+    load_svd_image_encoder,
+    load_svd_unet,
+    load_svd_vae,
+)
+from ouroboros3d.networks.weight_files import lgm_file, published_files, svd_files
 
 _log = logging.getLogger(__name__)
 _BUNDLED = Path(__file__).parents[1] / "weights" / "desk.safetensors"
 # Parameters that a variant adds to the staged ones; a staged checkpoint leaves them as they start.
 _ADAPTERS = "unet.cond_encoder."
+_NEW = (r"^cond_encoder\.", WITHOUT_EFFECT)
 
 
-def initialise(module: nn.Module, source: str) -> None:
-    """Start a variant from given weights.
+@dataclass(frozen=True)
+class PaperWeights:
+    """The weights that the paper starts from, or its own; each a local path or a hub id.
 
     Args:
-        module: has the parts `unet`, `reconstructor` and `image_encoder`.
-        source: `bundled`, a .safetensors file of base weights, or a .ckpt file of this project.
+        svd: Stable Video Diffusion in diffusers layout: U-Net, autoencoder, CLIP image encoder and scheduler.
+        lgm: LGM's safetensors file, or a folder or hub id with its releases, of which the one for the reconstructor's
+            `rotation_norm` is taken; null for a reconstructor with random weights.
+        published: folder with the published Ouroboros3D checkpoint, `mv_model_unet.pth` and `recon_model.pth`. It then
+            gives U-Net and reconstructor, and of SVD only the autoencoder and the image encoder are read.
+        own_sampler: keep noise levels of the sampler that differ from those of SVD's scheduler.
+    """
+
+    svd: str
+    lgm: str | None = None
+    published: str | None = None
+    own_sampler: bool = False
+
+
+def check_files(source: str | PaperWeights, rotation_norm: str) -> None:
+    """Look for every file that training starts from, before any network is built; downloads what is on the hub.
+
+    Args:
+        source: as in `initialise`.
+        rotation_norm: the reconstructor's, which says which of LGM's releases is wanted.
+
+    Raises:
+        ValueError: one is missing; the message says which, and how to get it.
+    """
+    if isinstance(source, PaperWeights):
+        svd_files(source.svd, unet=source.published is None)
+        if source.published is not None:
+            published_files(source.published)
+        elif source.lgm is not None:
+            lgm_file(source.lgm, rotation_norm)
+    else:
+        _own_path(source)
+
+
+def _own_path(source: str) -> Path:
+    path = _BUNDLED if source == "bundled" else Path(source)
+    if not path.exists():
+        raise ValueError(
+            "base_weights: expected 'bundled', a .safetensors or .ckpt file, a folder that `export` wrote, the paper's "
+            f"weights (svd: FOLDER, lgm: FILE), or null for random weights, got {source!r} and nothing at {path}."
+        )
+    return path
+
+
+def initialise(module: nn.Module, source: str | PaperWeights) -> dict[str, LoadReport]:
+    """Start a variant from given weights; a line for each part goes to the log.
+
+    Args:
+        module: a variant.
+        source: `bundled`, a .safetensors file of base weights, a .ckpt file of this project, a folder that `export`
+            wrote, or the paper's weights.
+
+    Returns:
+        what became of every key, by part.
 
     Raises:
         ValueError: no such file, a file with code in it, or weights that do not fit.
     """
-    path = _BUNDLED if source == "bundled" else Path(source)
-    if not path.is_file():
-        raise ValueError(
-            f"base_weights: expected 'bundled', a .safetensors or .ckpt file, or null for random weights, got "
-            f"{source!r} and no file at {path}."
-        )
-    if path.suffix == ".ckpt":
-        module.load_state_dict(adapted(module, read_checkpoint(path), str(path)))
+    if isinstance(source, PaperWeights):
+        reports = _load_paper(module, source)
     else:
-        parts = {name: getattr(module, name) for name in ("unet", "reconstructor", "image_encoder")}
-        load_base_weights(path, parts, allow_missing=(r"^cond_encoder\.", WITHOUT_EFFECT))
+        path = _own_path(source)
+        names = ("unet", "reconstructor", "image_encoder")
+        parts = {name: cast(nn.Module, getattr(module, name)) for name in names}
+        if path.is_dir():
+            reports = load_exported({**parts, "codec": cast(nn.Module, module.codec)}, path, _NEW)
+        elif path.suffix == ".ckpt":
+            content = read_checkpoint(path)
+            module.load_state_dict(adapted(module, content, str(path)))
+            reports = {"checkpoint": _taken(module, content["state_dict"], str(path))}
+        else:
+            reports = load_base_weights(path, parts, allow_missing=_NEW)
+    for name, report in reports.items():
+        _log.info("%s: %s", name, report)
+    return reports
+
+
+def _load_paper(module: nn.Module, weights: PaperWeights) -> dict[str, LoadReport]:
+    names = ("unet", "reconstructor", "image_encoder", "codec")
+    unet, reconstructor, encoder, codec = (cast(nn.Module, getattr(module, name)) for name in names)
+    if not weights.own_sampler:
+        sampler = cast(SamplerSettings, module.sampler)
+        check_svd_scheduler(weights.svd, sampler.sigma_min, sampler.sigma_max)
+    # The small parts first: what does not fit is found early.
+    reports = {"codec": load_svd_vae(codec, weights.svd), "image_encoder": load_svd_image_encoder(encoder, weights.svd)}
+    if weights.published is not None:
+        check_meaning("", module, {"coordinate_map": "published"}, weights.published)
+        reports["unet"], reports["reconstructor"] = load_published(unet, reconstructor, weights.published)
+        return reports
+    if weights.lgm is not None:
+        reports["reconstructor"] = load_lgm(reconstructor, weights.lgm)
+    reports["unet"] = load_svd_unet(unet, weights.svd)
+    return reports
+
+
+def _taken(module: nn.Module, state: dict[str, Tensor], source: str) -> LoadReport:
+    """Which keys of a module a checkpoint gave, all others being new adapters."""
+    keys = (
+        Key(name, tuple(value.shape), "loaded" if name in state else "kept, not in the weights")
+        for name, value in module.state_dict().items()
+    )
+    return LoadReport(tuple(keys), source)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -63,7 +167,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def meaning(module: nn.Module) -> dict[str, Any]:
     """Settings that a variant's weights are trained for, although their shapes do not show it."""
-    found = {key: getattr(part, key) for part in module.children() for key in MEANING if hasattr(part, key)}
+    parts = (module, *module.children())
+    found = {key: getattr(part, key) for part in parts for key in MEANING if hasattr(part, key)}
     return {**found, "feedback_maps": list(module.unet.feedback_maps)}  # type: ignore[union-attr, arg-type]
 
 
@@ -81,7 +186,7 @@ def adapted(module: nn.Module, checkpoint: dict[str, Any], source: str) -> dict[
     state: dict[str, Tensor] = checkpoint["state_dict"]
     own, wanted = module.state_dict(), meaning(module)
     for key, trained in checkpoint.get("ouroboros3d_meaning", {}).items():
-        fits = trained == wanted[key] or (key == "feedback_maps" and not (trained and wanted[key]))
+        fits = trained == wanted.get(key, trained) or (key == "feedback_maps" and not (trained and wanted[key]))
         if not fits:
             raise ValueError(
                 f"checkpoint: expected {key} = {wanted[key]}, got the weights of {source} trained with {trained}; "

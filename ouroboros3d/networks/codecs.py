@@ -10,8 +10,6 @@ from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ouroboros3d.networks.pretrained import load_strict, read_diffusers_folder
-
 
 class ImageCodec(nn.Module, ABC):
     """Images in [0, 1] to latents and back.
@@ -98,7 +96,6 @@ class SVDCodec(ImageCodec):
     if it makes a value that is not finite out of finite ones.
 
     Args:
-        pretrained: local folder in diffusers layout that holds `vae`; None = random weights of the sizes below.
         block_out_channels: width of each level, multiples of 32.
         layers_per_block: residual blocks of each level.
         latent_channels: channels of a latent.
@@ -106,11 +103,11 @@ class SVDCodec(ImageCodec):
         encode_chunk: images encoded at a time; fewer = less memory.
         decode_chunk: views decoded at a time, and the reach of the decoder's view axis.
         precision: of the weights and of the computation.
+        gradient_checkpointing: recompute the decoder's activations where a gradient passes through it.
     """
 
     def __init__(
         self,
-        pretrained: str | None = None,
         block_out_channels: tuple[int, ...] = (128, 256, 512, 512),
         layers_per_block: int = 2,
         latent_channels: int = 4,
@@ -118,6 +115,7 @@ class SVDCodec(ImageCodec):
         encode_chunk: int = 8,
         decode_chunk: int = 8,
         precision: Literal["float32", "bfloat16"] = "float32",
+        gradient_checkpointing: bool = False,
     ) -> None:
         if encode_chunk < 1 or decode_chunk < 1:
             raise ValueError(f"chunks: expected at least 1, got {encode_chunk} (encode) and {decode_chunk} (decode).")
@@ -133,14 +131,16 @@ class SVDCodec(ImageCodec):
         )
         # diffusers decorates its classes in a way that hides their types.
         self.vae = cast(Any, vae)
-        if pretrained is not None:
-            load_strict(self.vae, read_diffusers_folder(pretrained, "vae"))
-        self.vae.to(getattr(torch, precision))
+        nn.Module.to(self.vae, getattr(torch, precision))  # diffusers' own `to` warns of an empty list of exceptions
+        if gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
 
     def _encode(self, images_pm1: Tensor) -> Tensor:
         with self._safe_precision(images_pm1) as inputs:
-            chunks = [self.vae.encode(chunk).latent_dist.mode() for chunk in inputs.split(self.encode_chunk)]
-        return self._checked(torch.cat(chunks), "encoded latents", images_pm1)
+            latents = torch.cat(
+                [self.vae.encode(chunk).latent_dist.mode() for chunk in inputs.split(self.encode_chunk)]
+            )
+        return self._checked(latents, "encoded latents", images_pm1)
 
     def _decode(self, latents: Tensor, views: int) -> Tensor:
         with self._safe_precision(latents) as inputs:
@@ -149,7 +149,8 @@ class SVDCodec(ImageCodec):
                 for video in inputs.split(views)
                 for chunk in video.split(self.decode_chunk)
             ]
-        return self._checked(torch.cat(chunks), "decoded images", latents)
+            images_pm1 = torch.cat(chunks)  # in here: float16 autocast knows no bfloat16
+        return self._checked(images_pm1, "decoded images", latents)
 
     @contextmanager
     def _safe_precision(self, inputs: Tensor) -> Iterator[Tensor]:

@@ -4,8 +4,6 @@ import kornia
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ouroboros3d.networks.pretrained import load_strict, read_diffusers_folder
-
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -22,7 +20,6 @@ class ImageEncoder(nn.Module):
         image_size: pixels that images are resized to.
         patch_size: pixels of a patch; divides `image_size`.
         projection_dim: length of the embedding, the denoiser's `cross_attention_dim`.
-        pretrained: local folder or hub id in diffusers layout that holds `image_encoder`; None = random weights.
     """
 
     def __init__(
@@ -33,7 +30,6 @@ class ImageEncoder(nn.Module):
         image_size: int = 224,
         patch_size: int = 14,
         projection_dim: int = 1024,
-        pretrained: str | None = None,
     ) -> None:
         super().__init__()
         if image_size % patch_size:
@@ -54,8 +50,6 @@ class ImageEncoder(nn.Module):
                 hidden_act="gelu",
             )
         )
-        if pretrained is not None:
-            load_strict(self.clip, read_diffusers_folder(pretrained, "image_encoder"))
 
     def forward(self, images_01: Tensor) -> Tensor:
         """Embeddings [B, 1, projection_dim] of images [B, 3, H, W] in [0, 1]."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ouroboros3d.cameras import Cameras
+from ouroboros3d.cameras import Cameras, full_precision
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.networks.gaussian_unet import GaussianUNet
 
@@ -56,7 +56,8 @@ class LGM(nn.Module):
             origin. Gaussians on their pixels' rays are the idea of Splatter Image and GS-LRM: how cameras project is
             then given, which a small network cannot learn in minutes. Weights of one do not serve the other.
         time_shape: `per_object` takes c_noise [B]; `published` takes what the published code takes: no axes, [1], or
-            one value per used view [B * V'] (one per object fails there, so it trains at batch 1 alone).
+            one value per used view [B * V'] (one per object fails there, so it trains at batch 1 alone), and tells the
+            network 0 of clean images, which is also the noise level 1's.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass.
     """
 
@@ -153,7 +154,8 @@ class LGM(nn.Module):
         nearest = origins - (origins * directions).sum(2, keepdim=True) * directions
         anchors = nearest.flatten(3).transpose(2, 3).to(offsets)  # [B, V', s^2, 3]
         rotation = cameras.c2w_opencv[..., :3, :3].to(offsets)
-        moved: Tensor = anchors + offsets.unflatten(1, anchors.shape[1:3]) @ rotation.transpose(-1, -2)
+        with full_precision(offsets):
+            moved: Tensor = anchors + offsets.unflatten(1, anchors.shape[1:3]) @ rotation.transpose(-1, -2)
         return moved.flatten(1, 2)
 
     def prepare(self, images_01: Tensor, cameras: Cameras) -> Tensor:
@@ -179,9 +181,6 @@ class LGM(nn.Module):
         batch, views = inputs.shape[:2]
         time = self._time(c_noise, batch, views, inputs.device) if self.time_embedding else None
         flat = inputs.flatten(0, 1).to(self.conv.weight.dtype)
-        if flat.device.type == "cpu":
-            # Convolutions on a CPU run up to twice as fast with channels last in memory; CUDA's norms do not like it.
-            flat = flat.contiguous(memory_format=torch.channels_last)
         maps: Tensor = self.conv(self.unet(flat, views, time))
         return maps.permute(0, 2, 3, 1).reshape(batch, -1, 14)
 
@@ -200,7 +199,7 @@ class LGM(nn.Module):
 
     def _time(self, c_noise: Tensor | None, batch: int, views: int, device: torch.device) -> Tensor:
         if c_noise is None:
-            return torch.full((1,), CLEAN_C_NOISE, device=device)
+            return torch.full((1,), 0.0 if self.time_shape == "published" else CLEAN_C_NOISE, device=device)
         shape = tuple(c_noise.shape)
         if self.time_shape == "published":
             if shape not in ((), (1,), (batch * views,)):

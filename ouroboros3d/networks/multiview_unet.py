@@ -4,8 +4,9 @@ The U-Net is diffusers' own `UNetSpatioTemporalConditionModel`, unchanged; views
 rays are added before each of its blocks and feedback features before its downsamplers, through forward hooks.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, cast
@@ -13,16 +14,21 @@ from typing import Any, Literal, cast
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.models.adapter import FullAdapter
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
-from ouroboros3d.cameras import Cameras
+from ouroboros3d.cameras import Cameras, full_precision
 
 DownBlockType = Literal["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"]
 UpBlockType = Literal["CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"]
 FeedbackMap = Literal["colour", "coordinates"]
+Trainable = Literal["all", "temporal", "new", "lora"]
 
 _FREQUENCIES = 6
 _RAY_CHANNELS = 6 * (2 * _FREQUENCIES + 1)  # sines, cosines and the Plücker coordinates themselves: 78
+# Layers over the view axis, by which SVD differs from the image model that it was made from.
+_TEMPORAL = re.compile(r"\.(temporal_res_block|temporal_transformer_blocks|time_pos_embed|time_mixer)\.")
+_LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the projections of every attention
 
 
 class PluckerEmbedding(nn.Module):
@@ -73,6 +79,19 @@ class FeedbackAdapter(FullAdapter):
         return [head(feature) for head, feature in zip(self.head, features, strict=True)]
 
 
+class AdaptedFeedback(dict[str, Tensor]):
+    """Feedback maps and what the adapters make of them, so that steps that keep the maps do not adapt them again.
+
+    Args:
+        maps: the maps by kind.
+        features: per level [B*V, C_i, h_i, w_i].
+    """
+
+    def __init__(self, maps: Mapping[str, Tensor], features: Sequence[Tensor]) -> None:
+        super().__init__(maps)
+        self.features = features
+
+
 @dataclass
 class _Extras:
     """What the hooks of one forward pass add to the U-Net."""
@@ -121,6 +140,13 @@ class MultiviewUNet(nn.Module):
         adapter_start: `zero_head` starts adapters at zero and adds nothing where there is no feedback; `published` has
             no zero head, and gives the adapters black maps where there is no feedback.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass.
+        attention: `sdpa` is torch's fused attention, `eager` the same sums with the whole matrix of weights in memory.
+        compile: backend of `torch.compile` for the residual blocks and transformers (`inductor` where there is a
+            compiler), each compiled on its own so that names of weights and hooks stay; None = not compiled.
+        trainable: what a training of this network changes: `all`; SVD's `temporal` layers; `lora`, low-rank additions
+            (Hu et al. 2021) to the attentions' projections; or none of SVD but what is `new` here. Rays and adapters,
+            the new parts, are always trained.
+        lora_rank: of the additions.
     """
 
     def __init__(
@@ -153,6 +179,10 @@ class MultiviewUNet(nn.Module):
         temporal_context: Literal["correct", "published"] = "correct",
         adapter_start: Literal["zero_head", "published"] = "zero_head",
         gradient_checkpointing: bool = False,
+        attention: Literal["sdpa", "eager"] = "sdpa",
+        compile: str | None = None,
+        trainable: Trainable = "all",
+        lora_rank: int = 16,
     ) -> None:
         super().__init__()
         _check_sizes(block_out_channels, down_block_types, up_block_types, num_attention_heads)
@@ -163,6 +193,8 @@ class MultiviewUNet(nn.Module):
             )
         if len(set(feedback_maps)) != len(feedback_maps):
             raise ValueError(f"feedback_maps: expected each kind once, got {list(feedback_maps)}.")
+        if lora_rank < 1:
+            raise ValueError(f"lora_rank: expected at least 1, got {lora_rank}.")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.feedback_maps = tuple(feedback_maps)
@@ -171,6 +203,8 @@ class MultiviewUNet(nn.Module):
         self.plucker_skips = plucker_skips
         self.temporal_context = temporal_context
         self.adapter_start = adapter_start
+        self.trainable = trainable
+        self.lora_rank = lora_rank
         unet = UNetSpatioTemporalConditionModel(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -186,8 +220,12 @@ class MultiviewUNet(nn.Module):
         )
         # diffusers decorates its classes in a way that hides their types.
         self.unet = cast(Any, unet)
+        self.unet.set_attn_processor(AttnProcessor2_0() if attention == "sdpa" else AttnProcessor())
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
+        self._compiled = compile is not None
+        if compile is not None:
+            self._compile(compile)
         widths = tuple(block_out_channels)
         self.down_plucker = nn.ModuleList(PluckerEmbedding(c) for c in (widths[0], *widths[:-1]))
         self.mid_plucker = PluckerEmbedding(widths[-1])
@@ -197,6 +235,44 @@ class MultiviewUNet(nn.Module):
         )
         self._extras: _Extras | None = None
         self._register_hooks()
+
+    def _compile(self, backend: str) -> None:
+        known = torch.compiler.list_backends(exclude_tags=())
+        if backend not in known:
+            raise ValueError(f"compile: expected null or one of {', '.join(known)}, got {backend!r}.")
+        if self.temporal_context == "published":
+            raise ValueError(
+                "compile: expected null with temporal_context = published, whose hooks inside the transformers cannot "
+                f"be compiled, got {backend!r}."
+            )
+        for block in (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks):
+            for module in (*block.resnets, *getattr(block, "attentions", ())):
+                module.compile(backend=backend)
+
+    def prepare_training(self) -> None:
+        """Leave gradients to the parameters that `trainable` names, and add the LoRA layers if it says so.
+
+        Called after weights are loaded, which have the names of a network without LoRA.
+        """
+        if self.trainable == "all":
+            return
+        for name, parameter in self.unet.named_parameters():
+            parameter.requires_grad_(self.trainable == "temporal" and bool(_TEMPORAL.search(name)))
+        if self.trainable == "lora":
+            # Here, because peft takes a second to import, which nothing else needs.
+            from peft import LoraConfig, inject_adapter_in_model
+
+            config = LoraConfig(r=self.lora_rank, lora_alpha=self.lora_rank, target_modules=_LORA_TARGETS)
+            inject_adapter_in_model(config, self.unet)
+
+    def merged_state_dict(self) -> dict[str, Tensor]:
+        """The weights under the names of a network without LoRA, with LoRA's additions in them."""
+        state = dict(self.state_dict())
+        for name, layer in self.named_modules():
+            if hasattr(layer, "get_delta_weight"):  # a layer of peft
+                merged = layer.base_layer.weight + layer.get_delta_weight("default")
+                state[f"{name}.base_layer.weight"] = merged.detach()
+        return {key.replace(".base_layer.", "."): value for key, value in state.items() if ".lora_" not in key}
 
     def _register_hooks(self) -> None:
         # Bound methods, no closures: a deep copy of the module (EMA) then gets hooks that belong to the copy.
@@ -245,6 +321,14 @@ class MultiviewUNet(nn.Module):
         sample = torch.arange(context.shape[0], device=context.device) % batch
         return args, {**kwargs, "encoder_hidden_states": context[:: context.shape[0] // batch][sample]}
 
+    def _compiling(self) -> AbstractContextManager[None]:
+        if not self._compiled:
+            return nullcontext()
+        # One program a shape, with and without gradients: SVD's residual blocks have 14 shapes, and beyond the limit,
+        # 8 by default, blocks would silently run as they are.
+        limits: AbstractContextManager[None] = torch._dynamo.config.patch(recompile_limit=128)
+        return limits
+
     @contextmanager
     def _adding(self, extras: _Extras) -> Iterator[None]:
         self._extras = extras
@@ -260,7 +344,7 @@ class MultiviewUNet(nn.Module):
         image_embedding: Tensor,
         added_time_ids: Tensor,
         cameras: Cameras,
-        feedback: dict[str, Tensor] | None = None,
+        feedback: Mapping[str, Tensor] | None = None,
         feedback_mask: Tensor | None = None,
     ) -> Tensor:
         """F(c_in * x_noisy, c_noise; conditions, feedback).
@@ -271,8 +355,9 @@ class MultiviewUNet(nn.Module):
             image_embedding: [B, 1, cross_attention_dim] of the input view; zero where dropped.
             added_time_ids: [B, 3] fps id, motion bucket, noise level of the conditioning image.
             cameras: [B, V].
-            feedback: for each of `feedback_maps` [B, V, 3, H, W] in [0, 1] with H = h * feedback_downscale; None = no
-                feedback yet.
+            feedback: for each of `feedback_maps` [B', V, 3, H, W] in [0, 1] with H = h * feedback_downscale, or what
+                `adapt` made of them; B' = B, or a part of it that is repeated (guidance: B' objects, two branches);
+                None = no feedback yet.
             feedback_mask: [B] bool, True where a sample's feedback counts; None = all.
 
         Returns:
@@ -283,42 +368,55 @@ class MultiviewUNet(nn.Module):
         """
         self._check_inputs(sample, cameras)
         extras = _Extras(cameras, self.plucker_rays, self._features(sample, feedback, feedback_mask))
-        with self._adding(extras):
+        with self._adding(extras), self._compiling():
             output: Tensor = self.unet(sample, c_noise, image_embedding, added_time_ids, return_dict=False)[0]
         return output
 
+    def adapt(self, maps: Mapping[str, Tensor]) -> AdaptedFeedback:
+        """The adapters' features of maps [B, V, 3, H, W], once for as many forward passes as the maps serve.
+
+        Raises:
+            ValueError: maps of other kinds than `feedback_maps`.
+        """
+        if set(maps) != set(self.feedback_maps):
+            raise ValueError(
+                f"feedback: expected maps {sorted(self.feedback_maps)}, got {sorted(maps)}; "
+                "set the network's feedback_maps to the kinds that are rendered."
+            )
+        sums: list[Tensor] = []
+        for kind, adapter in zip(self.feedback_maps, self.cond_encoder, strict=True):
+            features = adapter(maps[kind].flatten(0, 1).to(next(adapter.parameters()).dtype))
+            sums = [a + b for a, b in zip(sums, features, strict=True)] if sums else features
+        return AdaptedFeedback(maps, sums)
+
     def _features(
-        self, sample: Tensor, feedback: dict[str, Tensor] | None, feedback_mask: Tensor | None
+        self, sample: Tensor, feedback: Mapping[str, Tensor] | None, feedback_mask: Tensor | None
     ) -> list[Tensor] | None:
         """Sum of the adapters' features per level, exactly zero (or None) where there is no feedback."""
         batch, views, _, height, width = sample.shape
-        shape = (batch, views, 3, height * self.feedback_downscale, width * self.feedback_downscale)
+        shape = (views, 3, height * self.feedback_downscale, width * self.feedback_downscale)
         if feedback is None:
             if self.adapter_start == "zero_head" or not self.feedback_maps:
                 return None
-            feedback = {kind: sample.new_zeros(shape) for kind in self.feedback_maps}
-        if set(feedback) != set(self.feedback_maps):
-            raise ValueError(
-                f"feedback: expected maps {sorted(self.feedback_maps)}, got {sorted(feedback)}; "
-                "set the network's feedback_maps to the kinds that are rendered."
-            )
+            feedback = {kind: sample.new_zeros(batch, *shape) for kind in self.feedback_maps}
         for kind, maps in feedback.items():
-            if tuple(maps.shape) != shape:
+            if tuple(maps.shape[1:]) != shape or not maps.shape[0] or batch % maps.shape[0]:
                 raise ValueError(
-                    f"feedback[{kind!r}]: expected {list(shape)} (latents times feedback_downscale "
+                    f"feedback[{kind!r}]: expected {[batch, *shape]} (latents times feedback_downscale "
                     f"{self.feedback_downscale}), got {list(maps.shape)}; resize the maps or set feedback_downscale."
                 )
-        mask = None if feedback_mask is None else feedback_mask.repeat_interleave(views)[:, None, None, None]
-        sums: list[Tensor] = []
-        for kind, adapter in zip(self.feedback_maps, self.cond_encoder, strict=True):
-            maps = feedback[kind].flatten(0, 1).to(next(adapter.parameters()).dtype)
-            if mask is not None and self.adapter_start == "published":
-                maps = torch.where(mask, maps, 0)
-            features = adapter(maps)
-            sums = [a + b for a, b in zip(sums, features, strict=True)] if sums else features
-        if mask is not None and self.adapter_start == "zero_head":
-            sums = [torch.where(mask, total, 0) for total in sums]
-        return sums
+        if feedback_mask is not None and self.adapter_start == "published":
+            feedback = {
+                kind: torch.where(feedback_mask[:, None, None, None, None], maps, 0) for kind, maps in feedback.items()
+            }
+        adapted = feedback if isinstance(feedback, AdaptedFeedback) else self.adapt(feedback)
+        features = list(adapted.features)
+        if (copies := batch * views // features[0].shape[0]) > 1:
+            features = [level.repeat(copies, 1, 1, 1) for level in features]
+        if feedback_mask is not None and self.adapter_start == "zero_head":
+            mask = feedback_mask.repeat_interleave(views)[:, None, None, None]
+            features = [torch.where(mask, level, 0) for level in features]
+        return features
 
     def _check_inputs(self, sample: Tensor, cameras: Cameras) -> None:
         if sample.ndim != 5 or sample.shape[2] != self.in_channels:
@@ -354,7 +452,8 @@ def published_plucker(cameras: Cameras, height: int, width: int) -> Tensor:
     x = ((rows - matrix[..., 0, 2]) / matrix[..., 0, 0]).expand(*cameras.shape, height, width)
     y = ((columns - matrix[..., 1, 2]) / matrix[..., 1, 1]).expand(*cameras.shape, height, width)
     in_camera = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-    points = torch.einsum("...hwi,...ij->...hwj", in_camera, pose[..., :3, :3])
+    with full_precision(pose):
+        points = torch.einsum("...hwi,...ij->...hwj", in_camera, pose[..., :3, :3])
     origins = cameras.centres[..., None, None, :].expand_as(points)
     directions = nn.functional.normalize(points - origins, dim=-1)
     return torch.cat([torch.linalg.cross(origins, directions, dim=-1), directions], dim=-1).movedim(-1, -3)

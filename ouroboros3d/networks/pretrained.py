@@ -1,7 +1,7 @@
-"""Strict loading and saving of weights: every key is accounted for, nothing is executed from a file.
+"""Strict loading and saving of weights: every key is accounted for.
 
-Sources: folders in diffusers layout (Stable Video Diffusion), LGM safetensors, the published Ouroboros3D checkpoint,
-and our own base weights, which describe themselves.
+Sources: Stable Video Diffusion in diffusers layout, LGM safetensors, the published Ouroboros3D checkpoint, folders that
+`export` wrote, and our own base weights, which describe themselves.
 """
 
 import json
@@ -9,25 +9,34 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ouroboros3d.files import whole
+from ouroboros3d.networks.weight_files import (
+    EXPORT,
+    LGM_RELEASES,
+    SVD,
+    FolderPart,
+    lgm_file,
+    published_files,
+    read_json,
+    read_safetensors,
+    read_torch,
+    read_weights,
+    svd_stem,
+)
 
-FolderPart = Literal["unet", "vae", "image_encoder"]
-
-_FILE_STEMS: dict[FolderPart, str] = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "image_encoder": "model",
-}
 _BASE_FORMAT = "ouroboros3d-base-1"
-# Buffers that older transformers versions saved and newer ones recompute.
-_RECOMPUTED = re.compile(r"(^|\.)embeddings\.position_ids$")
+
+LEFT_OUT = {
+    r"(^|\.)embeddings\.position_ids$": "older transformers versions saved it, newer ones recompute it",
+    r"^lpips_loss\.": "the network of a loss, not part of the model",
+}
+"""Keys that files carry along and no module of ours has, and why they are not needed."""
 
 LGM_TIME_KEYS = (r"unet\.time_embed\.", r"\.emb_layers\.")
 """Keys that LGM's own weights lack in a reconstructor with a time input."""
@@ -35,39 +44,109 @@ LGM_TIME_KEYS = (r"unet\.time_embed\.", r"\.emb_layers\.")
 NEW_UNET_KEYS = (r"(down|up)_plucker\.", r"mid_plucker\.", r"cond_encoder\.")
 """Keys that Stable Video Diffusion's weights lack in a `MultiviewUNet`."""
 
-MEANING = ("position", "rotation_norm", "plucker_rays", "plucker_skips")
-"""Settings of the networks that weights are trained for, although their shapes do not show it."""
+MEANING = ("position", "rotation_norm", "plucker_rays", "plucker_skips", "coordinate_map")
+"""Settings that weights are trained for, although their shapes do not show it."""
 
 WITHOUT_EFFECT = r"\.attn2\.to_[qk]\."
 """Queries and keys of the U-Net's cross-attention: over one image token the softmax is 1, whatever they are."""
 
+_RAYS_PUBLISHED = {"plucker_rays": "published", "plucker_skips": "published"}
+_LGM_PUBLISHED = {"position": "absolute", "rotation_norm": "published"}
+# Sizes in the configurations of Stable Video Diffusion's parts, and our names for them.
+_SIZES: dict[FolderPart, dict[str, str]] = {
+    "unet": {
+        name: name
+        for name in (
+            *("in_channels", "out_channels", "block_out_channels", "down_block_types", "up_block_types"),
+            *("layers_per_block", "num_attention_heads", "cross_attention_dim", "transformer_layers_per_block"),
+            *("addition_time_embed_dim", "projection_class_embeddings_input_dim"),
+        )
+    },
+    "vae": {
+        "block_out_channels": "block_out_channels",
+        "layers_per_block": "layers_per_block",
+        "latent_channels": "latent_channels",
+        "scaling_factor": "scale",
+    },
+    "image_encoder": {
+        "hidden_size": "hidden_size",
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "image_size": "image_size",
+        "patch_size": "patch_size",
+        "projection_dim": "projection_dim",
+        "hidden_act": "hidden_act",
+    },
+}
+
+
+class Key(NamedTuple):
+    """What became of one key of a load.
+
+    name: in our state dict; of a key that was left out, in the file.
+    shape: of the tensor.
+    fate: `loaded`, or `kept` or `left out` and why.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    fate: str
+
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a strict load did.
+    """What a strict load did with every key.
 
     Args:
-        loaded: keys that were taken.
-        missing: keys of the module that the weights lack, all of them allowed; they keep their values.
+        keys: those of the module, then those of the file that it does not have.
+        source: of the weights.
     """
 
-    loaded: tuple[str, ...]
-    missing: tuple[str, ...]
+    keys: tuple[Key, ...]
+    source: str = ""
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Keys that were taken."""
+        return tuple(key.name for key in self.keys if key.fate == "loaded")
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Keys of the module that the weights lack, all of them allowed; they keep their values."""
+        return tuple(key.name for key in self.keys if key.fate.startswith("kept"))
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Keys of the file that the module does not need."""
+        return tuple(key.name for key in self.keys if key.fate.startswith("left out"))
 
     def __str__(self) -> str:
         """One line for the log."""
         groups = sorted({re.sub(r"\.\d+\..*|\.(weight|bias)$", "", key) for key in self.missing})
         new = f", {len(self.missing)} keys not in the weights keep their initial values: {', '.join(groups)}"
-        return f"loaded {len(self.loaded)} tensors" + (new if self.missing else "")
+        left = f", {len(self.left_out)} left out"
+        return (
+            f"loaded {len(self.loaded)} tensors"
+            + (f" from {self.source}" if self.source else "")
+            + (new if self.missing else "")
+            + (left if self.left_out else "")
+        )
+
+    def table(self) -> str:
+        """A line for each key: what became of it, its name, its shape."""
+        return "".join(f"{key.fate}: {key.name} {list(key.shape)}\n" for key in self.keys)
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, allow_missing: tuple[str, ...] = ()) -> LoadReport:
+def load_strict(
+    module: nn.Module, state: Mapping[str, Tensor], *, allow_missing: tuple[str, ...] = (), source: str = ""
+) -> LoadReport:
     """Load weights into a module; every key on either side must be accounted for.
 
     Args:
         module: takes the values, in its own dtype and on its own device.
         state: names and tensors.
         allow_missing: regular expressions (searched in the key) for keys that `state` may lack.
+        source: of the weights, for the report and the message.
 
     Returns:
         the report of every key.
@@ -75,155 +154,213 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, allow_missing
     Raises:
         ValueError: missing keys, unexpected keys and other shapes, all in one message; the module is untouched.
     """
-    report = check_strict(module, state, allow_missing=allow_missing)
+    report = check_strict(module, state, allow_missing=allow_missing, source=source)
     # Not a loose load: all that differs was checked and allowed above.
     module.load_state_dict({**module.state_dict(), **{key: state[key] for key in report.loaded}})
     return report
 
 
-def check_strict(module: nn.Module, state: Mapping[str, Tensor], *, allow_missing: tuple[str, ...] = ()) -> LoadReport:
+def check_strict(
+    module: nn.Module, state: Mapping[str, Tensor], *, allow_missing: tuple[str, ...] = (), source: str = ""
+) -> LoadReport:
     """What `load_strict` would do, without doing it; raises where it would."""
     own = module.state_dict()
-    absent = [key for key in own if key not in state]
-    allowed = [key for key in absent if any(re.search(pattern, key) for pattern in allow_missing)]
-    missing = [key for key in absent if key not in set(allowed)]
-    unexpected = [key for key in state if key not in own]
-    shared = [key for key in own if key in state]
-    shapes = [
-        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
-        for key in shared
-        if state[key].shape != own[key].shape
-    ]
+    missing: list[str] = []
+    unexpected: list[str] = []
+    shapes: list[str] = []
+    keys: list[Key] = []
+    for name, value in own.items():
+        if name not in state:
+            if not any(re.search(pattern, name) for pattern in allow_missing):
+                missing.append(name)
+            keys.append(Key(name, tuple(value.shape), "kept, not in the weights"))
+            continue
+        if state[name].shape != value.shape:
+            shapes.append(f"{name} {list(state[name].shape)} instead of {list(value.shape)}")
+        keys.append(Key(name, tuple(value.shape), "loaded"))
+    for name in (name for name in state if name not in own):
+        reason = next((why for pattern, why in LEFT_OUT.items() if re.search(pattern, name)), None)
+        if reason is None:
+            unexpected.append(name)
+        keys.append(Key(name, tuple(state[name].shape), f"left out, {reason}"))
     if missing or unexpected or shapes:
         parts = [
-            f"{len(keys)} {what}: {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
-            for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-            if keys
+            f"{len(names)} {what}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+            if names
         ]
         raise ValueError(
-            f"weights of {type(module).__name__}: expected its {len(own)} keys, got {len(state)}; {'; '.join(parts)}. "
-            "The sizes in the config must be those of the weights."
+            f"weights of {type(module).__name__}{f' in {source}' if source else ''}: expected its {len(own)} keys, got "
+            f"{len(state)}; {'; '.join(parts)}. The sizes in the config must be those of the weights."
         )
-    return LoadReport(tuple(shared), tuple(allowed))
+    return LoadReport(tuple(keys), source)
 
 
-def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
-
-    Raises:
-        ValueError: no such file, or not a safetensors file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: expected a safetensors file, got {'a folder' if path.is_dir() else 'nothing there'}."
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{path}: expected a safetensors file, got {error}; truncated or of another kind.") from error
-
-
-def read_torch(path: Path | str) -> dict[str, Tensor]:
-    """State dict of a `.pth` file, read weights-only: no code in it is executed.
-
-    Raises:
-        ValueError: no such file, or anything in it but tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a PyTorch weights file, got nothing there.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Damaged or forbidden content raises many types, none of them documented.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: expected weights that can be read without executing code, got: {reason}") from error
-    if isinstance(content, dict) and set(content) == {"state_dict"}:
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path}: expected a dict of tensors, got {type(content).__name__}.")
-    return content
-
-
-def read_diffusers_folder(folder: Path | str, part: FolderPart) -> dict[str, Tensor]:
-    """Weights of one part of a model in diffusers layout: single file, shards, or the half-precision variant.
+def check_meaning(name: str, module: nn.Module, trained: Mapping[str, Any], source: str) -> None:
+    """Compare the settings that weights were trained with and that their shapes do not show with a module's own.
 
     Args:
-        folder: local folder, or a hub id such as stabilityai/stable-video-diffusion-img2vid, which is downloaded.
-        part: sub-folder.
+        name: of the part that the module is; empty for a whole variant.
+        module: that the weights are for.
+        trained: settings by name; only those of `MEANING` count.
+        source: of the weights, for the message.
 
     Raises:
-        ValueError: no such folder or file (the message says which, and how to get it).
+        ValueError: another setting.
     """
-    root = _local_folder(folder, part) / part
-    for suffix in ("", ".fp16"):
-        single = root / f"{_FILE_STEMS[part]}{suffix}.safetensors"
-        index = root / f"{_FILE_STEMS[part]}.safetensors.index{suffix}.json"
-        if single.is_file():
-            state = read_safetensors(single)[0]
-            break
-        if index.is_file():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            state = {key: value for shard in shards for key, value in read_safetensors(root / shard)[0].items()}
-            break
-    else:
-        raise ValueError(
-            f"{root}: expected {_FILE_STEMS[part]}.safetensors (or shards, or .fp16), got none; download Stable Video "
-            "Diffusion in diffusers layout, for example with `hf download stabilityai/stable-video-diffusion-img2vid`."
-        )
-    return {key: value for key, value in state.items() if not _RECOMPUTED.search(key)}
-
-
-def _local_folder(folder: Path | str, part: FolderPart) -> Path:
-    if Path(folder).is_dir():
-        return Path(folder)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        raise ValueError(
-            f"{folder}: expected a folder in diffusers layout or a hub id such as "
-            "stabilityai/stable-video-diffusion-img2vid, got neither."
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(folder), allow_patterns=[f"{part}/*"]))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{folder}: expected a local folder or a reachable hub id, got {type(error).__name__}: {error}; "
-            "download it and give the folder."
-        ) from error
+    for key in MEANING:
+        own = getattr(module, key, None)
+        path = f"{name}.{key}" if name else key
+        if own is not None and trained.get(key, own) != own:
+            raise ValueError(
+                f"{source}: expected {path} = {own}, got weights of {trained[key]}; "
+                f"set model.{path} to {trained[key]} or start from other weights."
+            )
 
 
 def load_svd_unet(network: nn.Module, folder: Path | str) -> LoadReport:
-    """Load Stable Video Diffusion's U-Net into a `MultiviewUNet`; rays and adapters keep their initial values."""
-    state = {f"unet.{key}": value for key, value in read_diffusers_folder(folder, "unet").items()}
-    return load_strict(network, state, allow_missing=NEW_UNET_KEYS)
+    """Load Stable Video Diffusion's U-Net into a `MultiviewUNet`; rays and adapters keep their initial values.
+
+    Args:
+        network: the `MultiviewUNet`.
+        folder: local folder in diffusers layout, or a hub id.
+
+    Raises:
+        ValueError: a missing file, or weights of other sizes.
+    """
+    _check_sizes("unet", folder, network.unet.config, "unet")  # type: ignore[union-attr, arg-type]
+    state = {f"unet.{key}": value for key, value in read_weights(folder, "unet", SVD).items()}
+    return load_strict(network, state, allow_missing=NEW_UNET_KEYS, source=f"{folder}/unet")
 
 
-def load_lgm(reconstructor: nn.Module, path: Path | str) -> LoadReport:
+def load_svd_vae(codec: nn.Module, folder: Path | str) -> LoadReport:
+    """Load Stable Video Diffusion's autoencoder into an `SVDCodec`; arguments and errors as `load_svd_unet`."""
+    if not hasattr(codec, "vae"):
+        raise ValueError(
+            f"codec: expected SVDCodec, which Stable Video Diffusion's latents are of, got {type(codec).__name__}; "
+            "use --config ablations/scales/paper.yaml or other base weights."
+        )
+    vae = codec.vae
+    assert isinstance(vae, nn.Module)
+    _check_sizes("vae", folder, vae.config, "codec")  # type: ignore[arg-type]
+    return load_strict(vae, read_weights(folder, "vae", SVD), source=f"{folder}/vae")
+
+
+def load_svd_image_encoder(encoder: nn.Module, folder: Path | str) -> LoadReport:
+    """Load Stable Video Diffusion's CLIP tower into an `ImageEncoder`; arguments and errors as `load_svd_unet`."""
+    clip = encoder.clip
+    assert isinstance(clip, nn.Module)
+    _check_sizes("image_encoder", folder, clip.config.to_dict(), "image_encoder")  # type: ignore[union-attr, operator]
+    state = read_weights(folder, "image_encoder", SVD, svd_stem("image_encoder"))
+    return load_strict(clip, state, source=f"{folder}/image_encoder")
+
+
+def _check_sizes(part: FolderPart, folder: Path | str, own: Mapping[str, Any], name: str) -> None:
+    """Compare sizes before any tensor is read: one line names what differs."""
+    stored = read_json(folder, f"{part}/config.json", SVD)
+    for key, ours in _SIZES[part].items():
+        if key in stored and _plain(stored[key]) != _plain(own[key]):
+            raise ValueError(
+                f"{folder}/{part}/config.json: expected model.{name}.{ours} = {_plain(stored[key])} as in these "
+                f"weights, got {_plain(own[key])}; set it so, or start from other weights."
+            )
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    return list(value) if isinstance(value, tuple) else value
+
+
+def check_svd_scheduler(folder: Path | str, sigma_min: float, sigma_max: float) -> None:
+    """Compare a sampler with the scheduler that Stable Video Diffusion's weights come with.
+
+    Args:
+        folder: local folder in diffusers layout, or a hub id.
+        sigma_min: the sampler's last noise level above 0.
+        sigma_max: its first noise level.
+
+    Raises:
+        ValueError: another range of noise levels, or weights that predict something else than v at Karras' levels.
+    """
+    stored = read_json(folder, "scheduler/scheduler_config.json", SVD)
+    fixed = {"prediction_type": "v_prediction", "use_karras_sigmas": True, "timestep_type": "continuous"}
+    for key, value in {**fixed, "sigma_min": sigma_min, "sigma_max": sigma_max}.items():
+        if stored.get(key) == value:
+            continue
+        way_out = (
+            "the denoiser can be no other, start from other weights"
+            if key in fixed
+            else f"set model.sampler.{key} to it, or model.base_weights.own_sampler to true to keep yours"
+        )
+        raise ValueError(
+            f"{folder}/scheduler/scheduler_config.json: expected {key} = {value} as in the sampler, got "
+            f"{stored.get(key)}; {way_out}."
+        )
+
+
+def load_lgm(reconstructor: nn.Module, source: Path | str) -> LoadReport:
     """Load LGM's safetensors into an `LGM`; a time input, which those weights lack, keeps its (neutral) start.
 
-    The legacy release needs `rotation_norm: published`, `model_fp16_fixrot` the default. LPIPS weights that some
-    releases carry along are not part of the reconstructor and are left out.
+    Args:
+        reconstructor: the `LGM`.
+        source: the file; or a folder or hub id, of which the release for the reconstructor's `rotation_norm` is taken.
+
+    Raises:
+        ValueError: no such file, the release for another `rotation_norm`, or weights of other sizes.
     """
-    state = {key: value for key, value in read_safetensors(path)[0].items() if not key.startswith("lpips_loss.")}
-    return load_strict(reconstructor, state, allow_missing=LGM_TIME_KEYS)
+    file = lgm_file(source, str(reconstructor.rotation_norm))
+    norms = {release: norm for norm, release in LGM_RELEASES.items()}
+    trained = {"position": "absolute", **({"rotation_norm": norms[file.name]} if file.name in norms else {})}
+    check_meaning("reconstructor", reconstructor, trained, str(file))
+    return load_strict(reconstructor, read_safetensors(file)[0], allow_missing=LGM_TIME_KEYS, source=str(file))
 
 
 def load_published(network: nn.Module, reconstructor: nn.Module, folder: Path | str) -> tuple[LoadReport, LoadReport]:
-    """Load the published Ouroboros3D checkpoint: `mv_model_unet.pth` and `recon_model.pth` of a folder.
+    """Load the published Ouroboros3D checkpoint: `mv_model_unet.pth` and `recon_model.pth`, both or none.
 
     Args:
-        network: a `MultiviewUNet` with `adapter_start: published`, `feedback_maps: [colour, coordinates]`.
-        reconstructor: an `LGM` with a time input.
-        folder: holds both files.
+        network: a `MultiviewUNet` with every switch at `published` and `feedback_maps: [colour, coordinates]`.
+        reconstructor: an `LGM` with a time input and `rotation_norm: published`.
+        folder: holds both files; or a hub id.
+
+    Raises:
+        ValueError: a missing file, switches that the weights were not trained with, or weights of other sizes.
     """
-    state = {from_published_key(key): value for key, value in read_torch(Path(folder) / "mv_model_unet.pth").items()}
-    recon = read_torch(Path(folder) / "recon_model.pth")
-    recon = {key: value for key, value in recon.items() if not key.startswith("lpips_loss.")}
-    check_strict(reconstructor, recon)
-    return load_strict(network, state), load_strict(reconstructor, recon)
+    files = published_files(folder)
+    check_meaning("unet", network, _RAYS_PUBLISHED, str(folder))
+    check_meaning("reconstructor", reconstructor, _LGM_PUBLISHED, str(folder))
+    state = {from_published_key(key): value for key, value in read_torch(files[0]).items()}
+    recon = read_torch(files[1])
+    check_strict(reconstructor, recon, source=str(files[1]))
+    return (
+        load_strict(network, state, source=str(files[0])),
+        load_strict(reconstructor, recon, source=str(files[1])),
+    )
+
+
+def load_exported(
+    parts: Mapping[str, nn.Module], folder: Path | str, allow_missing: tuple[str, ...]
+) -> dict[str, LoadReport]:
+    """Load a folder that `export` wrote: a sub-folder for each part, with the part's own names.
+
+    Args:
+        parts: modules by name, `unet`, `reconstructor`, `image_encoder` and `codec`; those without weights need none.
+        folder: local folder, or a hub id.
+        allow_missing: as in `load_strict`, for example new adapters.
+
+    Returns:
+        a report for each part.
+
+    Raises:
+        ValueError: a missing file, or weights that do not fit in shape or in what their output means.
+    """
+    reports = {}
+    for name, module in parts.items():
+        if not module.state_dict():
+            continue
+        check_meaning(name, module, read_json(folder, f"{name}/config.json", EXPORT), str(folder))
+        state = read_weights(folder, name, EXPORT)  # type: ignore[arg-type]
+        reports[name] = load_strict(module, state, allow_missing=allow_missing, source=f"{folder}/{name}")
+    return reports
 
 
 def from_published_key(key: str) -> str:
@@ -305,9 +442,9 @@ def load_base_weights(
     }
     config = json.loads(metadata["config"])
     for name, module in parts.items():
-        for key in MEANING:
-            trained = config.get(name, {}).get("init_args", {}).get(key)
-            if trained is not None and trained != getattr(module, key, trained):
-                raise ValueError(f"{path}: expected {name}.{key} = {getattr(module, key)}, got weights of {trained}.")
-        check_strict(module, states[name], allow_missing=allow_missing)
-    return {name: load_strict(module, states[name], allow_missing=allow_missing) for name, module in parts.items()}
+        check_meaning(name, module, config.get(name, {}).get("init_args", {}), str(path))
+        check_strict(module, states[name], allow_missing=allow_missing, source=str(path))
+    return {
+        name: load_strict(module, states[name], allow_missing=allow_missing, source=str(path))
+        for name, module in parts.items()
+    }

@@ -120,7 +120,8 @@ class GaussianRenderer:
             colour = images[:, :, :3] + (1 - alpha) * background.to(dtype)[:, None, :, None, None]
             solid = alpha >= 0.5
             means = torch.where(solid, images[:, :, 3:7] / torch.where(solid, alpha, 1.0), 0.0)
-            return Rendering(colour, alpha, means[:, :, :1], means[:, :, 1:], truncated)
+            depth, coordinates = means[:, :, :1], means[:, :, 1:]
+            return Rendering(colour, alpha, depth, coordinates, truncated, depth_sum=images[:, :, 3:4])
 
 
 @cache

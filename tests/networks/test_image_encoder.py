@@ -51,17 +51,6 @@ def test_each_image_has_its_own_embedding():
     assert (both[0] - both[1]).abs().max() > 1e-3
 
 
-@torch.no_grad()
-def test_pretrained_encoder(tmp_path):
-    original = tiny()
-    original.clip.save_pretrained(tmp_path / "image_encoder")
-    torch.manual_seed(7)
-    loaded = ImageEncoder(**TINY, pretrained=str(tmp_path)).eval()
-    assert torch.equal(loaded(photo(16)), original(photo(16)))
-    with pytest.raises(ValueError, match=r"weights of CLIPVisionModelWithProjection: .* missing"):
-        ImageEncoder(**{**TINY, "num_layers": 3}, pretrained=str(tmp_path))
-
-
 def test_default_size_is_svds():
     with torch.device("meta"):
         encoder = ImageEncoder()

@@ -327,3 +327,11 @@ def test_published_time_shapes():
     output = columns(network(images, cameras, per_view))
     network.time_shape = "per_object"
     assert torch.equal(columns(network(images, cameras, per_view[::4])), output)
+
+
+def test_published_time_of_clean_images_is_zero():
+    network, (images, cameras) = with_time(tiny(time_shape="published")), inputs()
+    clean = columns(network(images, cameras))
+    assert torch.equal(clean, columns(network(images, cameras, torch.zeros(1).double())))
+    network.time_shape = "per_object"
+    assert difference(columns(network(images, cameras)), clean) > 1e-3

@@ -184,6 +184,59 @@ def test_checkpointing_changes_no_gradient():
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-9)  # float64, same operations
 
 
+def test_adapted_feedback_is_the_same_feedback():
+    network, x = with_feedback(with_rays(tiny(feedback_maps=BOTH))), inputs()
+    expected = network(**x, feedback=maps())
+    assert torch.equal(network(**x, feedback=network.adapt(maps())), expected)
+    # One object's feedback serves any number of samples of it, as both branches of guidance are.
+    shared = {kind: value[:1] for kind, value in maps().items()}
+    repeated = network(**x, feedback={kind: torch.cat([value, value]) for kind, value in shared.items()})
+    torch.testing.assert_close(network(**x, feedback=network.adapt(shared)), repeated, rtol=0, atol=1e-10)  # float64
+    with pytest.raises(ValueError, match=r"feedback\['colour'\]: expected \[2, 3, 3, 16, 16\]"):
+        network(**x, feedback=maps(batch=3))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_fused_and_eager_attention_agree(checkpointing):
+    found = []
+    for attention in ("sdpa", "eager"):
+        network = tiny(attention=attention, gradient_checkpointing=checkpointing).train()
+        network(**inputs()).square().sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+        processors = {type(processor).__name__ for processor in network.unet.attn_processors.values()}
+        assert processors == {"AttnProcessor2_0" if attention == "sdpa" else "AttnProcessor"}
+    torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-8)  # float64
+
+
+def compiled_equals_plain(backend, **changes):
+    plain, compiled = (
+        with_feedback(with_rays(tiny(feedback_maps=BOTH, compile=chosen, **changes))).train()
+        for chosen in (None, backend)
+    )
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    for network in (plain, compiled):
+        network(**inputs(), feedback=maps()).square().sum().backward()
+    for one_parameter, other in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one_parameter.grad, rtol=1e-7, atol=1e-7)  # float64, fused sums
+    assert copy.deepcopy(compiled).state_dict().keys() == plain.state_dict().keys()
+
+
+@torch.no_grad()
+def test_compiled_blocks_give_the_same_output():
+    torch._dynamo.utils.counters.clear()
+    plain, compiled = (with_rays(tiny(compile=choice)) for choice in (None, "eager"))
+    torch.testing.assert_close(compiled(**inputs()), plain(**inputs()), rtol=0, atol=1e-10)  # float64
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 9  # shapes of blocks: beyond dynamo's own limit
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_blocks_give_the_same_gradients(backend, checkpointing):
+    compiled_equals_plain(backend, gradient_checkpointing=checkpointing)
+
+
 def test_a_copy_has_hooks_of_its_own():
     """Averaged weights are a deep copy; its rays and feedback must come from its own parameters."""
     network, x = with_feedback(with_rays(tiny(feedback_maps=BOTH))), inputs()
@@ -229,6 +282,8 @@ def test_other_level_counts_and_odd_sizes():
         ({"block_out_channels": (32, 48)}, "block_out_channels: expected multiples of 32"),
         ({"projection_class_embeddings_input_dim": 32}, "expected 3 \\* addition_time_embed_dim = 24"),
         ({"feedback_maps": ("colour", "colour")}, "feedback_maps: expected each kind once"),
+        ({"compile": "nvcc"}, "compile: expected null or one of .*inductor.*, got 'nvcc'"),
+        ({"compile": "aot_eager", "temporal_context": "published"}, "compile: expected null with temporal_context"),
     ],
 )
 def test_sizes_that_do_not_fit(changes, message):

@@ -389,6 +389,8 @@ def test_depth_and_coordinates_are_divided_by_alpha():
     assert faint.alpha.max() < 0.5
     assert not faint.depth.any()
     assert not faint.coordinates.any()
+    for image in (rendering, faint):  # what the published map wants is not divided, and not cut off at half alpha
+        torch.testing.assert_close(image.depth_sum, 1.3 * image.alpha, rtol=1e-5, atol=1e-6)
 
 
 def test_bad_input_is_told():
