@@ -55,11 +55,13 @@ class MultiviewBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "uids"}
         return replace(self, **{name: value.to(device) for name, value in values.items() if value is not None})
 
+    def __getitem__(self, objects: slice) -> "MultiviewBatch":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value[objects] for name, value in values.items() if value is not None})
+
     def object(self, index: int) -> "MultiviewBatch":
         """The batch of one object."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        one = slice(index, index + 1)
-        return replace(self, **{name: value[one] for name, value in values.items() if value is not None})
+        return self[index : index + 1]
 
     def __len__(self) -> int:
         """B."""

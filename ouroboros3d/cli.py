@@ -56,6 +56,18 @@ def _run(command: str, arguments: list[str]) -> None:
         from ouroboros3d.ablation.command import run as ablate
 
         ablate(arguments)
+    elif command == "check-data":
+        from ouroboros3d.inspection.command import run as check_data
+
+        check_data(arguments)
+    elif command == "render":
+        from ouroboros3d.rendering.command import run as render
+
+        render(arguments)
+    elif command == "export":
+        from ouroboros3d.export.command import run as export
+
+        export(arguments)
     else:
         from ouroboros3d.experiment import run
 

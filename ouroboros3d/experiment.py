@@ -12,19 +12,20 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 import yaml
-from jsonargparse import ArgumentError
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ouroboros3d.callbacks.predictions import PredictionWriter
+from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost_a_process
 from ouroboros3d.callbacks.results import ResultsWriter
-from ouroboros3d.files import lock, sha256_of, whole
+from ouroboros3d.files import lock, remove_parts, sha256_of, whole
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
-from ouroboros3d.lightning_modules.weights import read_checkpoint
+from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, check_files, read_checkpoint
 
 _DEFAULTS = Path(__file__).with_name("defaults.yaml")
 _LONG_HELP = {
@@ -59,6 +60,33 @@ class WholeConfig(SaveConfigCallback):
         folder.mkdir(parents=True, exist_ok=True)
         with whole(folder / "config.yaml") as part:
             self.parser.save(self.config, part, skip_none=False, overwrite=True, multifile=False)
+        reports = pl_module.weights_report if isinstance(pl_module, ImageTo3D) else {}
+        if reports:
+            lines = (f"# {name}: {report}\n{report.table()}" for name, report in reports.items())
+            (folder / "weights.txt").write_text("".join(lines), encoding="utf-8")
+
+
+class ResumeHistory(SaveConfigCallback):
+    """Add to a run's resumed.yaml from which step it went on, and with which options besides its own configuration.
+
+    Args:
+        parser: of the command line.
+        config: what it made of it.
+        save_to_log_dir: Lightning's way of saving.
+        options: of the command line as they were given.
+    """
+
+    def __init__(
+        self, parser: LightningArgumentParser, config: Namespace, save_to_log_dir: bool, options: Sequence[str]
+    ) -> None:
+        super().__init__(parser, config, save_to_log_dir=save_to_log_dir)
+        self.options = list(options)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Append one entry."""
+        entry = {"step": _first_step(self.config), "options": self.options}
+        with (_folder(self.config) / "resumed.yaml").open("a") as file:
+            file.write(yaml.safe_dump([entry], sort_keys=False))
 
 
 class Commands(LightningCLI):
@@ -94,32 +122,36 @@ class Commands(LightningCLI):
                 }
 
     def before_instantiate_classes(self) -> None:
-        """Send the logger to the run's folder."""
+        """Look for the files that training starts from, before large networks are built; place the logger."""
         config = self.config[self.subcommand]
+        weights = config.model.init_args.base_weights
+        if weights is not None:
+            weights = PaperWeights(**weights) if isinstance(weights, Namespace) else weights
+            check_files(weights, config.model.init_args.reconstructor.init_args.rotation_norm)
         logger = config.trainer.logger  # a run's saved configuration names its own folder, which is not this run's
         if logger in (None, True) or getattr(logger, "class_path", "").endswith(".TensorBoardLogger"):
             config.trainer.logger = {
                 "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
                 "init_args": {"save_dir": config.runs, "name": config.experiment, "version": config.version},
                 # What a run wrote after the checkpoint that it goes on from comes again.
-                "dict_kwargs": {"purge_step": self._first_step()} if self.subcommand == "fit" else {},
+                "dict_kwargs": {"purge_step": _first_step(config)} if self.subcommand == "fit" else {},
             }
 
     def before_fit(self) -> None:
-        """Remove best checkpoints later than the one that a run goes on from: they come again, or others do."""
+        """Remove best checkpoints later than the one that a run goes on from, which come again, and unfinished ones."""
+        if not is_first_process():
+            return  # it alone knows the run's folder
         config = self.config["fit"]
+        folder = _folder(config) / "checkpoints"
+        remove_parts(folder)
         known = [
             Path(path).name
             for state in (read_checkpoint(Path(config.ckpt_path))["callbacks"] if config.ckpt_path else {}).values()
             for path in state.get("best_k_models", ())
         ]
-        for path in (_folder(config) / "checkpoints").glob("best*.ckpt"):
+        for path in folder.glob("best*.ckpt"):
             if path.name not in known:
-                path.unlink(missing_ok=True)  # each process of a strategy passes here
-
-    def _first_step(self) -> int:
-        checkpoint = self.config["fit"].ckpt_path
-        return int(read_checkpoint(Path(checkpoint))["global_step"]) if checkpoint else 0
+                path.unlink()
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
@@ -133,9 +165,12 @@ def run(command: str, arguments: Sequence[str]) -> None:
         ValueError: a wrong argument or input, in one line.
         FileNotFoundError: no such file.
         FileExistsError: the run's folder exists.
-        SystemExit: code 143, told to stop by SIGTERM.
+        ConnectionError: another process of the run ended.
+        SystemExit: code 128 + signal, told to stop by one.
     """
     _quieten()
+    resumed = command == "fit" and _value(arguments, "--resume") is not None
+    options = _without(arguments, "--resume")
     arguments = ["--config" if argument == "-c" else argument for argument in arguments]
     claimed: Path | None = None
     if any(argument.startswith(("--help.all", "--model.help", "--data.help")) for argument in arguments):
@@ -146,7 +181,9 @@ def run(command: str, arguments: Sequence[str]) -> None:
         if command == "predict":
             arguments = _take_images(arguments)
         arguments, claimed = _place_use(command, arguments)
-    callbacks = {"test": [ResultsWriter()], "predict": [PredictionWriter()]}.get(command, [])
+    watch = ProcessWatch()
+    writers: dict[str, list[Callback]] = {"test": [ResultsWriter()], "predict": [PredictionWriter()]}
+    callbacks = [watch, *writers.get(command, [])]
     training = _lock_run(arguments) if command == "fit" else None
     try:
         Commands(
@@ -154,29 +191,106 @@ def run(command: str, arguments: Sequence[str]) -> None:
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=WholeConfig if claimed else None,  # else the run has one
-            save_config_kwargs={"save_to_log_dir": False},  # but by the callback's own hook
+            save_config_callback=WholeConfig if claimed else ResumeHistory if resumed else None,  # else it has one
+            save_config_kwargs={  # not in Lightning's way, but by the callback's own hook
+                "save_to_log_dir": False,
+                **({"options": options} if resumed else {}),
+            },
             trainer_class=Trainer,
-            trainer_defaults={"callbacks": callbacks} if callbacks else None,
+            trainer_defaults={"callbacks": callbacks},
             parser_kwargs={
                 name: {"default_config_files": [str(_DEFAULTS)]} for name in ("fit", "validate", "test", "predict")
             },
             seed_everything_default=0,
             args=[command, *arguments],
         )
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # of the parser, or of a class that it instantiates
         raise ValueError(_meant(str(error))) from error
+    except RuntimeError as error:
+        if not lost_a_process(error):
+            raise
+        raise ConnectionError(watch.explain()) from error
     except SIGTERMException as stopped:  # a SystemExit that would say success
         raise SystemExit(128 + signal.SIGTERM) from stopped
     finally:
         if training:
             training.close()
-        if claimed:  # a command that was refused leaves nothing behind
+        if claimed and is_first_process():  # a command that was refused leaves nothing behind
             if [path.name for path in claimed.iterdir()] == [_LOCK]:
                 (claimed / _LOCK).unlink()
             for folder in (claimed, *claimed.parents[:2]):
                 with suppress(OSError):  # not empty
                     folder.rmdir()
+
+
+class Loading(Commands):
+    """The command line of a command that works with a variant itself: no run, no Trainer, no data."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what commands that run write into a configuration."""
+        super().add_arguments_to_parser(parser)
+        for name in ("ckpt_path", "weights_only", "verbose", "return_predictions"):
+            parser.add_argument(f"--{name}", default=None)
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing: a checkpoint holds every weight, and nothing is logged."""
+
+    def instantiate_classes(self) -> None:
+        """Build the variant alone."""
+        self.model = self.parser.instantiate_classes(Namespace(model=self.config.model)).model  # type: ignore[no-untyped-call]
+
+
+class Loaded(NamedTuple):
+    """What `load` returns.
+
+    variant: with the weights of the checkpoint.
+    config: resolved, as in a run's config.yaml, but with the data settings that `predict` would have.
+    checkpoint: the file.
+    content: what it holds.
+    """
+
+    variant: ImageTo3D
+    config: dict[str, Any]
+    checkpoint: Path
+    content: dict[str, Any]
+
+
+def load(command: str, arguments: Sequence[str]) -> Loaded:
+    """The variant that `predict` would work with, of the same arguments less the images.
+
+    Args:
+        command: the name of the command that asks, for messages.
+        arguments: the command line after it.
+
+    Raises:
+        ValueError: a wrong argument or checkpoint, in one line.
+        FileNotFoundError: no such file.
+    """
+    _quieten()
+    arguments, _ = _choose(command, ["--config" if argument == "-c" else argument for argument in arguments])
+    photos = ["--data=ouroboros3d.datamodules.photos.PhotoDataModule", "--data.init_args.images=[]"]
+    try:
+        loading = Loading(
+            ImageTo3D,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            trainer_class=Trainer,
+            parser_kwargs={"default_config_files": [str(_DEFAULTS)]},
+            seed_everything_default=0,
+            run=False,
+            args=arguments + photos,
+        )
+    except (ArgumentError, ValueError) as error:  # of the parser, or of a class that it instantiates
+        raise ValueError(_meant(str(error))) from error
+    variant = loading.model
+    assert isinstance(variant, ImageTo3D)
+    checkpoint = Path(loading.config.ckpt_path)
+    content = read_checkpoint(checkpoint)
+    variant.load_state_dict(adapted(variant, content, str(checkpoint)))
+    config = yaml.safe_load(loading.parser.dump(loading.config, skip_none=False))
+    return Loaded(variant, config, checkpoint, content)
 
 
 def _place_fit(arguments: list[str]) -> tuple[list[str], Path | None]:
@@ -197,7 +311,7 @@ def _lock_run(arguments: Sequence[str]) -> IO[str] | None:
     """
     parts = [_value(arguments, f"--{name}") for name in ("runs", "experiment", "version")]
     folder = Path(*(part for part in parts if part))
-    if os.environ.get("LOCAL_RANK", "0") != "0" or not folder.is_dir():
+    if not is_first_process() or not folder.is_dir():
         return None
     try:
         return lock(folder / _LOCK)
@@ -228,7 +342,7 @@ def _resume(arguments: list[str], run: Path) -> list[str]:
     last = own / "checkpoints" / "last.ckpt"
     arguments = [f"--config={run / 'config.yaml'}", *arguments]
     arguments += _run_arguments(own.parents[1], own.parent.name, own.name)
-    if not last.is_file():
+    if not last.exists():
         return arguments
     _check_checkpoint(str(last))
     return [*arguments, f"--ckpt_path={last}", "--model.init_args.base_weights=null"]  # it holds every weight
@@ -236,7 +350,7 @@ def _resume(arguments: list[str], run: Path) -> list[str]:
 
 def _new_run(arguments: list[str], runs: Path, experiment: str) -> tuple[list[str], Path | None]:
     version = _value(arguments, "--version")
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if not is_first_process():
         # Lightning tells every rank the first one's folder before anything is written.
         version = os.environ.get(_VERSION_OF_LAUNCHER, version or "version_0")
         return [*arguments, *_run_arguments(runs, experiment, version)], runs / experiment / version
@@ -249,6 +363,11 @@ def _new_run(arguments: list[str], runs: Path, experiment: str) -> tuple[list[st
 
 def _run_arguments(runs: Path, experiment: str, version: str) -> list[str]:
     return [f"--runs={runs}", f"--experiment={experiment}", f"--version={version}"]
+
+
+def _first_step(config: Any) -> int:  # noqa: ANN401 - jsonargparse's Namespace
+    """The step that a fit goes on from."""
+    return int(read_checkpoint(Path(config.ckpt_path))["global_step"]) if config.ckpt_path else 0
 
 
 def _folder(config: Any) -> Path:  # noqa: ANN401 - jsonargparse's Namespace has what is put into it
@@ -270,6 +389,11 @@ def _claim(experiment: Path, version: str | None) -> Path:
 def _check_checkpoint(checkpoint: str | None) -> None:
     if checkpoint is None:
         return
+    if Path(checkpoint).is_dir():
+        raise ValueError(
+            f"ckpt_path: expected one file, got the folder {checkpoint}, which DeepSpeed or FSDP wrote in shards; "
+            "docs/clusters.md says how to make its weights one file, which --model.base_weights takes."
+        )
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
             f"ckpt_path: no file {checkpoint}; a run's checkpoints are in runs/NAME/VERSION/checkpoints."
@@ -279,6 +403,16 @@ def _check_checkpoint(checkpoint: str | None) -> None:
 
 def _place_use(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     """Choose the checkpoint, its configuration and the folder that the results go to; the folder if it is new."""
+    arguments, configs = _choose(command, arguments)
+    run = _run_of(configs)
+    if run and not (_value(arguments, "--experiment") or _value(arguments, "--version")):
+        return [*arguments, *_run_arguments(run.parents[1], run.parent.name, run.name)], None
+    experiment = _value(arguments, "--experiment") or _experiment_name(configs) or "staged"
+    return _new_run(arguments, Path(_value(arguments, "--runs") or "runs"), experiment)
+
+
+def _choose(command: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Choose the checkpoint and its configuration: the arguments with both, and the configuration's files."""
     runs = Path(_value(arguments, "--runs") or "runs")
     checkpoint = _value(arguments, "--ckpt_path")
     configs = _values(arguments, "--config")
@@ -299,11 +433,7 @@ def _place_use(command: str, arguments: list[str]) -> tuple[list[str], Path | No
             raise FileNotFoundError(f"config: no {config} beside the checkpoint; name one with --config.")
         configs = [str(config)]
         arguments = [f"--config={config}", *arguments]
-    run = _run_of(configs)
-    if run and not (_value(arguments, "--experiment") or _value(arguments, "--version")):
-        return [*arguments, *_run_arguments(run.parents[1], run.parent.name, run.name)], None
-    experiment = _value(arguments, "--experiment") or _experiment_name(configs) or "staged"
-    return _new_run(arguments, runs, experiment)
+    return arguments, configs
 
 
 def _run_of(configs: Sequence[str]) -> Path | None:
@@ -404,6 +534,9 @@ def _without(arguments: Sequence[str], option: str) -> list[str]:
 
 def _meant(message: str) -> str:
     """Of jsonargparse's list of failed alternatives the one that was meant: an optional object is not None."""
+    if missing := re.search(r"No module named '([\w.]+)'. Got value: (\S+)", message):
+        package = missing[1].split(".")[0]
+        return f"{missing[2]}: no module named {missing[1]!r}; pip install {package}, or name another class."
     alternatives = r'(?:Parser key "(\w+)":\s*)?Does not validate.*?Errors:\s*- (.*?)\s*- Expected a'
     found = re.search(alternatives, message, re.DOTALL)
     return f"{found[1] or 'model or data'}: {found[2]}" if found else message

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +15,48 @@ from typing import IO
 def whole(path: Path) -> Iterator[Path]:
     """A path to write to in place of `path`, which it becomes when the block ends well.
 
-    Every reader sees the old file or the new one, and a writer that is killed leaves the old one.
+    Every reader sees the old file or the new one; a writer that is killed, or a machine that loses its power, leaves
+    the old one. The other path is beside `path`: only within a file system a file can be renamed at once.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
+        _to_disk(part)
         part.replace(path)
+        _to_disk(path.parent)  # else the name may still be the old file's after a loss of power
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder in place of `path`, which it becomes when the block ends well; `path` is absent or empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.mkdir()
+    try:
+        yield part
+        for inner in (*part.rglob("*"), part):
+            _to_disk(inner)
+        part.replace(path)
+        _to_disk(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what writers that were killed left of `whole` in a folder that nobody writes to now."""
+    for part in folder.glob(".*.part"):
+        part.unlink()
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def replace_text(path: Path, text: str) -> None:

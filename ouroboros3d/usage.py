@@ -24,8 +24,11 @@ commands:
   validate   losses and quality on the validation objects
   test       quality on the test objects:    test                (the newest run's best checkpoint)
   predict    one image to 3D:                predict --image photo.png
+  export     a pipeline of diffusers:        export              (the newest run's best checkpoint)
   ablate     fit, test and compare a suite:  ablate              (ablations/suite.yaml; the same command goes on)
+  render     meshes to posed renders:        render TREE --out renders
   compare    tested runs side by side:       compare             (the newest tested run of each experiment)
+  check-data images and cameras of a tree:   check-data TREE     (before anyone trains on it)
 
 COMMAND --help shows a command's options. Set OUROBOROS3D_DEBUG=1 to see the traceback of an error.
 --version shows the version.""",
@@ -67,6 +70,18 @@ run's best checkpoint. The object is taken from the alpha channel, or cut from a
   --image FILE              the image; may be given several times
   --elevation_deg DEGREES   how far above the object the photo was taken (default: 10)
 {_OPTIONS}""",
+    "export": f"""usage: python -m ouroboros3d export [--ckpt FILE] [--out DIR] [--dtype NAME] [OPTIONS]
+
+A checkpoint as a pipeline of diffusers: safetensors, settings and a model card in one folder, which
+ouroboros3d.export.OuroborosPipeline.from_pretrained loads and which generates what predict generates.
+
+  --ckpt FILE               the checkpoint, with its own run's configuration unless --config gives another one
+                            (default: the newest run's best one)
+  --out DIR                 a new folder (default: export/ in the checkpoint's run)
+  --dtype NAME              precision of the weights in the files: float32 (default), float16 or bfloat16; an
+                            autoencoder keeps the one that it was trained with
+  --model.sampler.X V       what the pipeline does unless it is told otherwise
+{_OPTIONS}""",
     "ablate": """usage: python -m ouroboros3d ablate [SUITE] [OPTIONS] [-- OPTIONS OF EVERY FIT AND TEST]
 
 Train every experiment of a suite with every seed, test all and compare them. Called again, the same command goes on:
@@ -82,6 +97,58 @@ options:
   --jobs N                  tasks at a time (default: one a GPU, or without GPU one a core, at most 2)
   --runs DIR                where runs are kept (default: runs)
   --dry_run                 print the commands and stop""",
+    "check-data": """usage: python -m ouroboros3d check-data ROOT [OPTIONS]
+
+Find out whether a tree of posed renders is fit to train on: missing, empty, cut off or duplicate views, backgrounds
+that are baked in, and cameras that do not belong to the images. Where silhouettes and cameras do not fit together, the
+mistake that explains it is named: other axes, the inverse, mirrored or negated angles, another field of view, exchanged
+views. Of a tree of meshes: counts, categories, licences, and files that cannot be rendered.
+
+Writes report.html (pictures of the worst objects with axes, unit box and visual hull drawn on them) and skip_uids.txt
+(objects that cannot be used, for --data.skip_uids). Ends with code 0 if there is no error in the data, 1 if there is.
+
+  --objects N               test the cameras of so many objects, evenly chosen (default: 32); images are read of all
+  --all                     test the cameras of all objects
+  --out DIR                 where the two files go (default: check-data/ROOT's name)
+  --reader NAME             the format of ROOT, where it is not clear
+  --views_per_object N      how many views each object has at least, where that is fewer than the format promises
+  --assume_rig              take renders without cameras for those of objaverse-rendering's defaults
+  --workers N               processes that try meshes (default: 2)""",
+    "render": """usage: python -m ouroboros3d render ROOT --out DIR [OPTIONS]
+
+Render a tree of meshes from posed cameras, without Blender, into the official layout: DIR/UID-00/ with meta.json and
+render_0000.webp, ..., and train.txt, val.txt, test.txt. Train from it with --data.root DIR. The same command goes on
+after an interruption. Each object is rendered in a process of its own; what cannot be rendered is listed with its
+reason in DIR/failures.jsonl and left out of later runs. Ends with code 1 if no object could be rendered.
+
+which objects:
+  --reader NAME             the format of ROOT, where it is not clear
+  --categories NAME [...]   of these LVIS categories
+  --uids UID [...] | FILE   these; a file has one a line, or is a JSON array
+  --max_objects N           the first N of them
+
+views:
+  --size N                  height and width in pixels (default: 512)
+  --views N                 views of an orbit (default: 16)
+  --orbits N                orbits of an object, each at an elevation of its own (default: 1)
+  --elevation_deg LOW HIGH  lowest and highest elevation (default: -5 30)
+  --radius R                from the object's centre; objects have a longest edge of at most 1 (default: 1.7417)
+  --fov_deg DEGREES         the whole field of view (default: 39.598)
+  --supersampling N         rays per pixel along each axis (default: 2)
+  --light X                 0 = unlit base colour, 1 = light from the camera only (default: 0)
+  --seed N                  of elevations and start azimuths (default: 0)
+  --maps NAME [...]         depth, normal, coordinate: further files of every view
+  --surface_points N        points and normals of the true surface, and solid cells, beside the first orbit
+  --shards MIB              pack the orbits into WebDataset shards of this size when all are rendered
+
+work:
+  --workers N               objects at a time (default: the cores, or what a Ray cluster has room for)
+  --ray-address ADDRESS     render on a Ray cluster: auto, HOST:PORT, or local for one on this machine; all its machines
+                            see ROOT and DIR under these paths (pip install 'ouroboros3d[ray]')
+  --cpus_per_worker N       CPUs that a worker on the cluster reserves (default: 1)
+  --timeout_s S             limit per object (default: 120)
+  --memory_mib N            limit per object (default: 6144)
+  --retry_failed            try objects again that failed before""",
     "compare": """usage: python -m ouroboros3d compare [RUN ...] [OPTIONS]
 
 Paired differences of tested runs over the same objects and seeds, with intervals. Prints a table; writes comparison.md,

@@ -38,11 +38,15 @@ MAY_IMPORT = {
     "comparison": CORE | {"metrics"},
     "callbacks": CORE | {"diffusion", "networks", "renderers", "metrics", "lightning_modules"},
     "ablation": {"files"},
+    "rendering": CORE | {"datamodules"},
+    "inspection": CORE | {"datamodules"},
+    "export": CORE
+    | {"experiment", "callbacks", "comparison", "datamodules", "lightning_modules", "networks", "renderers"},
 }
 # Where a third-party library may be imported; None = anywhere but below.
 ONLY_IN = {
     "pytorch3d": {"renderers", "metrics", "cameras"},
-    "diffusers": {"networks", "diffusion"},
+    "diffusers": {"networks", "diffusion", "export"},
     "transformers": {"networks", "diffusion"},
 }
 NO_LIGHTNING = {*CORE, "diffusion", "networks", "renderers"}

@@ -1,39 +1,33 @@
 """`fit --resume`: a run that was cut off goes on in its own folder, and ends as if nothing had happened."""
 
+import os
+import random
 import shutil
-import subprocess
-import sys
+import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from processes import Command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ouroboros3d.cli import main
+from ouroboros3d.lightning_modules.recursive import Recursive
 
 ROOT = Path(__file__).parents[1]
 RECURSIVE = ["fit", f"--config={ROOT / 'ablations' / 'recursive.yaml'}", f"--config={ROOT / 'tests' / 'tiny.yaml'}"]
+LAST = "ouroboros3d.callbacks.checkpoints.LastCheckpoint"
 # The last checkpoint is one step older than the last validation and its best checkpoint.
 STEPS = [
     "--trainer.max_steps=7",
     "--trainer.val_check_interval=3",
-    "--trainer.callbacks+=ouroboros3d.callbacks.checkpoints.LastCheckpoint",
+    "--trainer.callbacks+=" + LAST,
     "--trainer.callbacks.every_n_steps=5",
 ]
-# A run that sends itself a signal in a method of its module, once it has made a given number of steps.
-_STOPPED = """
-import os, sys
-from ouroboros3d.cli import main
-from ouroboros3d.lightning_modules.recursive import Recursive
-number, method, after, *arguments = sys.argv[1:]
-whole = getattr(Recursive, method)
-def stop(self, *args):
-    if self.global_step == int(after):
-        os.kill(os.getpid(), int(number))
-    return whole(self, *args)
-setattr(Recursive, method, stop)
-main(arguments)
-"""
 
 
 @pytest.fixture
@@ -44,9 +38,36 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def stopped(number: int, method: str, after: int, *arguments: str) -> int:
-    command = [sys.executable, "-c", _STOPPED, str(number), method, str(after), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False).returncode
+def _die_in(method: str, after: int) -> None:
+    """Let this process be killed in a method of its module, once it has made a given number of steps."""
+    whole: Callable[..., Any] = getattr(Recursive, method)
+
+    def die(self: Recursive, *arguments: Any) -> Any:
+        if self.global_step == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, *arguments)
+
+    setattr(Recursive, method, die)
+
+
+def _die_while_saving(number: int, share: float) -> None:
+    """Let this process be killed in its n-th checkpoint, when a share of the checkpoint's bytes is written."""
+    whole, left = torch.save, [number]
+
+    def save(content: Any, file: Any) -> None:
+        whole(content, file)
+        left[0] -= 1
+        if left[0] == 0:
+            file.flush()
+            os.truncate(file.name, int(share * os.path.getsize(file.name)))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = save
+
+
+def killed(*arguments: str, before: Callable[[], None]) -> None:
+    command = Command(*arguments, before=before)
+    assert command.wait() == -signal.SIGKILL, command.printed
 
 
 def checkpoints(run: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -70,45 +91,72 @@ def steps_of(run: Path, tag: str) -> list[int]:
 
 def test_a_killed_run_goes_on_exactly(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*RECURSIVE, *STEPS, "--version=whole"])
-    whole, killed = here / "runs/recursive/whole", here / "runs/recursive/killed"
-    assert stopped(9, "training_step", 6, *RECURSIVE, *STEPS, "--version=killed") == -9
-    saved = torch.load(killed / "checkpoints/last.ckpt", weights_only=True)
+    whole, cut = here / "runs/recursive/whole", here / "runs/recursive/cut"
+    killed(*RECURSIVE, *STEPS, "--version=cut", before=partial(_die_in, "training_step", 6))
+    saved = torch.load(cut / "checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 5
-    config = (killed / "config.yaml").read_bytes()
+    config = (cut / "config.yaml").read_bytes()
     # As if a validation after the last checkpoint had been the best one, on a way that is not taken again.
-    shutil.copy(killed / "checkpoints/last.ckpt", killed / "checkpoints/best-60.ckpt")
+    shutil.copy(cut / "checkpoints/last.ckpt", cut / "checkpoints/best-60.ckpt")
 
-    main(["fit", "--resume", "runs/recursive/killed"])
-    assert_same_checkpoints(killed, whole)
-    assert (killed / "config.yaml").read_bytes() == config
-    assert sorted(path.name for path in killed.parent.iterdir()) == ["killed", "whole"]
+    main(["fit", "--resume", "runs/recursive/cut"])
+    assert_same_checkpoints(cut, whole)
+    assert (cut / "config.yaml").read_bytes() == config
+    assert sorted(path.name for path in cut.parent.iterdir()) == ["cut", "whole"]
     for tag in ("train/loss", "val/novel_psnr_foreground"):  # the sixth step was made twice
-        assert steps_of(killed, tag) == steps_of(whole, tag)
+        assert steps_of(cut, tag) == steps_of(whole, tag)
 
     # A finished run ends at once; with more steps to do it goes on.
-    main(["fit", "--resume=runs/recursive/killed"])
-    assert_same_checkpoints(killed, whole)
-    main(["fit", "--resume=runs/recursive/killed", "--trainer.max_steps=8"])
-    last = torch.load(killed / "checkpoints/last.ckpt", weights_only=True)
+    main(["fit", "--resume=runs/recursive/cut"])
+    assert_same_checkpoints(cut, whole)
+    main(["fit", "--resume=runs/recursive/cut", "--trainer.max_steps=8"])
+    last = torch.load(cut / "checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 8
+    # What was asked for besides the run's own configuration is in the run.
+    history = yaml.safe_load((cut / "resumed.yaml").read_text())
+    assert history == [
+        {"step": 5, "options": []},
+        {"step": 7, "options": []},
+        {"step": 7, "options": ["--trainer.max_steps=8"]},
+    ]
 
 
 def test_a_run_that_is_killed_while_it_validates_validates_again(here: Path) -> None:
     # A checkpoint is due at the very step.
     short = [*STEPS, "--trainer.callbacks.every_n_steps=2", "--trainer.max_steps=4", "--trainer.val_check_interval=2"]
     main([*RECURSIVE, *short, "--version=whole"])
-    assert stopped(9, "validation_step", 4, *RECURSIVE, *short, "--version=killed") == -9
-    whole, killed = here / "runs/recursive/whole", here / "runs/recursive/killed"
-    main(["fit", "--resume", str(killed)])
-    assert_same_checkpoints(killed, whole)
+    killed(*RECURSIVE, *short, "--version=cut", before=partial(_die_in, "validation_step", 4))
+    whole, cut = here / "runs/recursive/whole", here / "runs/recursive/cut"
+    main(["fit", "--resume", str(cut)])
+    assert_same_checkpoints(cut, whole)
     tag = "val/novel_psnr_foreground"
-    assert steps_of(killed, tag) == steps_of(whole, tag) == [1, 3]
+    assert steps_of(cut, tag) == steps_of(whole, tag) == [1, 3]
+
+
+def test_a_run_that_is_killed_at_any_moment_goes_on_exactly(here: Path) -> None:
+    chance = random.Random(0)
+    steps = ["--trainer.max_steps=6", "--trainer.limit_val_batches=0", "--trainer.callbacks+=" + LAST]
+    steps += ["--trainer.callbacks.every_n_steps=2"]
+    main([*RECURSIVE, *steps, "--version=whole"])
+    run = here / "runs/recursive/cut"
+    again = ["fit", "--resume=runs/recursive/cut"]
+    # In the second checkpoint, in the first of the run that goes on, in a step.
+    killed(*RECURSIVE, *steps, "--version=cut", before=partial(_die_while_saving, 2, chance.random()))
+    for before in (
+        partial(_die_while_saving, 1, chance.random()),
+        partial(_die_in, "training_step", chance.randrange(2, 6)),
+    ):
+        assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+        killed(*again, before=before)
+    main([*again, "--data.num_workers=1"])
+    assert_same_checkpoints(run, here / "runs/recursive/whole")
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"], "no unfinished file"
 
 
 def test_a_run_without_a_checkpoint_starts_again(here: Path) -> None:
     short = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
     main([*RECURSIVE, *short, "--version=whole"])
-    assert stopped(15, "training_step", 0, *RECURSIVE, *short, "--version=ended") == 128 + 15  # 0 would say complete
+    killed(*RECURSIVE, *short, "--version=ended", before=partial(_die_in, "training_step", 1))
     ended = here / "runs/recursive/ended"
     assert not (ended / "checkpoints").exists()
     main(["fit", "--resume", str(ended)])

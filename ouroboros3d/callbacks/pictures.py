@@ -48,7 +48,6 @@ def comparison_sheet(generation: Generation, renders: Tensor, batch: MultiviewBa
 
 def turntable(
     gaussians: Gaussians,
-    object_from_batch: Tensor,
     renderer: GaussianRenderer,
     size: int,
     camera: Cameras,
@@ -58,8 +57,7 @@ def turntable(
     """Renders [frames, 3, size, size] on white from a level orbit around the object's own up axis.
 
     Args:
-        gaussians: one object in the input-relative frame.
-        object_from_batch: [1, 4, 4] levels it.
+        gaussians: [1, N] in the object's frame.
         renderer: of the Gaussians.
         size: pixels.
         camera: [1, 1] whose radius and field of view are taken.
@@ -70,8 +68,7 @@ def turntable(
     radius = float(camera.centres.norm(dim=-1))
     orbit = Cameras.orbit(azimuth, elevation_deg, radius, 60.0).to(gaussians.means.device)
     orbit = Cameras(orbit.c2w_opencv, camera.intrinsics_norm[0].expand(frames, 3, 3))
-    level = gaussians.transform(object_from_batch)
-    chunks = [renderer(level, orbit[i : i + 6].reshape(1, -1), size, size).colour[0] for i in range(0, frames, 6)]
+    chunks = [renderer(gaussians, orbit[i : i + 6].reshape(1, -1), size, size).colour[0] for i in range(0, frames, 6)]
     return torch.cat(chunks).clamp(0, 1)
 
 

@@ -63,15 +63,23 @@ def protocol(trainer: Trainer, module: ImageTo3D, folder: Path, settings: dict[s
         "guidance_shape": sampler.guidance_shape,
         **module.sampling_protocol(),
         "feedback_maps": list(module.unet.feedback_maps),
-        "published_switches": sorted(_published(module)),
+        "published_switches": sorted(published_switches(module, data)),
         "device": _device_name(trainer.strategy.root_device),
         "dtype": str(trainer.precision),
         "world_size": trainer.world_size,
     }
 
 
-def _published(module: ImageTo3D) -> Iterator[str]:
-    """Names of the switches of METHOD section 7 that stand on the published behaviour."""
+def published_switches(module: ImageTo3D, data: dict[str, Any]) -> Iterator[str]:
+    """Names of the switches that stand on the published code's behaviour.
+
+    Args:
+        module: that is tested.
+        data: protocol of its data.
+    """
+    if getattr(module, "detach_feedback", True) is False:
+        yield "detach_feedback"
+    yield from (f"data.{name}" for name, value in data.items() if value == "published")
     yield from (name for name, value in vars(module).items() if value == "published")
     yield from (f"sampler.{name}" for name, value in vars(module.sampler).items() if value == "published")
     for part, child in module.named_children():

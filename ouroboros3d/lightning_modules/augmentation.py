@@ -7,13 +7,15 @@ from kornia.geometry.conversions import axis_angle_to_rotation_matrix
 from kornia.geometry.transform import remap
 from torch import Tensor
 
-from ouroboros3d.cameras import Cameras
+from ouroboros3d.cameras import Cameras, full_precision
 
 
 def augment_views(
     images_01: Tensor, cameras: Cameras, probability: float = 0.5, background: Tensor | None = None
 ) -> tuple[Tensor, Cameras]:
     """Distort the images and jitter the cameras of views 1 to V - 1, each with a probability (3DTopia/LGM).
+
+    Random numbers come from torch's CPU stream.
 
     Args:
         images_01: [B, V, 3, H, W] in [0, 1]; view 0, the real input, stays.
@@ -74,8 +76,9 @@ def jitter_orbit(cameras: Cameras, strength: float = 0.1) -> Cameras:
     """
     flat = cameras.c2w_opencv.reshape(-1, 4, 4)
     angles = (torch.rand(2, flat.shape[0], 1) * 2 - 1).to(flat) * strength * math.pi
-    about_y = axis_angle_to_rotation_matrix(flat[:, :3, 1] * angles[0])
-    about_x = axis_angle_to_rotation_matrix(flat[:, :3, 0] * angles[1] / 2)
     turned = flat.clone()
-    turned[:, :3] = about_y @ about_x @ flat[:, :3]
+    with full_precision(flat):
+        about_y = axis_angle_to_rotation_matrix(flat[:, :3, 1] * angles[0])
+        about_x = axis_angle_to_rotation_matrix(flat[:, :3, 0] * angles[1] / 2)
+        turned[:, :3] = about_y @ about_x @ flat[:, :3]
     return Cameras(turned.reshape(cameras.c2w_opencv.shape), cameras.intrinsics_norm)

@@ -25,6 +25,7 @@ class SamplerSettings:
         guidance_shape: over the views: `triangle`, or `published` (linear in the index).
         condition_noise: level of the noise added to the input image's latent.
         seed: of the noise; an object's noise follows from it and the object's name alone.
+        feedback_every: the recursive variant reconstructs at every n-th step and keeps the feedback between.
     """
 
     num_steps: int = 25
@@ -35,6 +36,7 @@ class SamplerSettings:
     guidance_shape: GuidanceShape = "triangle"
     condition_noise: float = 0.02
     seed: int = 0
+    feedback_every: int = 1
 
 
 class Generation(NamedTuple):

@@ -1,14 +1,16 @@
 """The base of all variants: what they share in training, sampling, validation, test and prediction."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
@@ -33,8 +35,8 @@ from ouroboros3d.lightning_modules.cost import CostMeter
 from ouroboros3d.lightning_modules.evaluation import EvaluationSettings, Evaluator
 from ouroboros3d.lightning_modules.generation import CALLS, Evaluation, Generation, SamplerSettings
 from ouroboros3d.lightning_modules.losses import ReconstructionLoss, ReconstructionLossSettings
-from ouroboros3d.lightning_modules.seeding import named_noise, seeded
-from ouroboros3d.lightning_modules.weights import adapted, initialise, meaning
+from ouroboros3d.lightning_modules.seeding import drawn_each, named_noise, seeded
+from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, initialise, meaning
 from ouroboros3d.networks.codecs import ImageCodec
 from ouroboros3d.networks.image_encoder import ImageEncoder
 from ouroboros3d.networks.lgm import LGM
@@ -75,13 +77,16 @@ class ImageTo3D(LightningModule):
         reconstruction_loss: weights of the reconstruction loss.
         evaluation: how geometry is compared in tests.
         base_weights: where training starts: `bundled` (desk scale), a safetensors file of base weights, a checkpoint of
-            this project (staged ones fit every variant), or null for random weights.
+            this project (staged ones fit every variant), a folder that `export` wrote, the paper's weights, or null for
+            random weights.
         train: the parts that are trained; without exchange a loss that trains none of them is not computed.
         guidance_dropout: rate p of METHOD section 1.
         augmentation: probability of each of LGM's augmentations of clean input views.
         warmup_steps: linear warm-up of the learning rate.
         decay: of the learning rate after the warm-up, over the rest of the run.
         condition_noise_ids: noise level id `per_sample`, or sample 0's for the whole batch (`published`).
+        decode_views: decode only the views of an estimate that R uses (`used`), or all of them. A codec whose decoder
+            sees neighbouring views gives slightly other images without them.
     """
 
     def __init__(
@@ -95,13 +100,14 @@ class ImageTo3D(LightningModule):
         sampler: SamplerSettings = SamplerSettings(),  # noqa: B008 - frozen
         reconstruction_loss: ReconstructionLossSettings = ReconstructionLossSettings(),  # noqa: B008 - frozen
         evaluation: EvaluationSettings = EvaluationSettings(),  # noqa: B008 - frozen
-        base_weights: str | None = "bundled",
+        base_weights: str | PaperWeights | None = "bundled",
         train: tuple[Literal["unet", "reconstructor", "image_encoder"], ...] = ("unet", "reconstructor"),
         guidance_dropout: float = 0.1,
         augmentation: float = 0.5,
         warmup_steps: int = 0,
         decay: Literal["constant", "cosine"] = "constant",
         condition_noise_ids: Literal["per_sample", "published"] = "per_sample",
+        decode_views: Literal["used", "all"] = "used",
     ) -> None:
         super().__init__()
         self.unet = unet
@@ -109,7 +115,8 @@ class ImageTo3D(LightningModule):
         self.codec = codec.requires_grad_(False)
         self.image_encoder = image_encoder
         self.renderer = renderer
-        self.optimizer = optimizer
+        # A function of its own, because a copy of the module (EMA) copies what it holds, and the parser's holds locks.
+        self.optimizer: OptimizerCallable = lambda parameters: optimizer(parameters)
         self.sampler = sampler
         self.reconstruction_loss = ReconstructionLoss(reconstruction_loss)
         self.guidance_dropout = guidance_dropout
@@ -117,6 +124,7 @@ class ImageTo3D(LightningModule):
         self.warmup_steps = warmup_steps
         self.decay = decay
         self.condition_noise_ids = condition_noise_ids
+        self.decode_views = decode_views
         if not train:
             raise ValueError("train: expected at least one of unet, reconstructor, image_encoder, got none.")
         self.trained_parts = tuple(train)
@@ -125,13 +133,20 @@ class ImageTo3D(LightningModule):
         self.run_seed = 0
         self._truncated: Tensor | None = None
         self._micro_batch = (-1, 0)  # optimiser step, and batch within it where gradients are accumulated
-        if base_weights is not None:
-            initialise(self, base_weights)
-        # Faster convolutions; not for the U-Net, whose 32 groups a norm make this layout slow on a CPU.
-        for parameter in self.reconstructor.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        # What became of every key of the weights, by part.
+        self.weights_report = {} if base_weights is None else initialise(self, base_weights)
+        if "unet" in train:
+            self.unet.prepare_training()
+        elif self.unet.trainable != "all":
+            raise ValueError(
+                f"unet.trainable: expected `all` where train leaves the unet out, got {self.unet.trainable!r}; "
+                "add unet to train."
+            )
         self.evaluator = Evaluator(evaluation)
+        self.validation_losses = nn.ModuleDict(
+            # A mean of NaN is NaN; torchmetrics' own way of leaving it, `disable`, leaves the weights out.
+            {name: MeanMetric(nan_strategy=float("nan")) for name in ("diffusion", "reconstruction")}
+        )
         self.observers: Sequence[Observer] = ()  # look at the sampler's steps in `evaluate`; set from outside
         self._calls: Counter[str] = Counter()  # of the generation that runs
 
@@ -160,22 +175,29 @@ class ImageTo3D(LightningModule):
     # ---------------------------------------------------------------------------------------------- shared pieces
 
     def draw(self, batch: MultiviewBatch) -> Draw:
-        """Encode a batch and draw noise levels, noise and dropped conditions from torch's stream."""
-        latents = self.codec.encode(batch.images_01)
-        count, device = len(batch), latents.device
-        sigma = draw_training_sigmas(count).to(device)
-        noise = torch.randn(latents.shape).to(latents)
-        level = draw_condition_noise_levels(count).to(device)
-        conditions = self.conditions(batch.input_images_01, batch.cameras, level)
-        dropped = draw_guidance_dropout(count, self.guidance_dropout)
-        conditions = conditions.dropped(*(mask.to(device) for mask in dropped))
+        """Encode a batch, and for each object draw noise level, noise and dropped conditions."""
+        latents, images = self.codec.encode(batch.images_01), batch.input_images_01
+
+        def draw(_: int) -> tuple[Tensor, ...]:
+            sigma, noise = draw_training_sigmas(1), torch.randn(1, *latents.shape[1:])
+            level, condition_noise = draw_condition_noise_levels(1), torch.randn(1, *images.shape[1:])
+            return sigma, noise, level, condition_noise, *draw_guidance_dropout(1, self.guidance_dropout)
+
+        drawn = [part.to(latents.device) for part in drawn_each(self._stream_names(batch), draw)]
+        sigma, noise, level, condition_noise, *dropped = drawn
+        conditions = self.conditions(images, batch.cameras, level, condition_noise.to(images)).dropped(*dropped)
+        noise = noise.to(latents)
         return Draw(latents, latents + per_sample(sigma, noise) * noise, sigma, conditions)
 
-    def conditions(
-        self, image_01: Tensor, cameras: Cameras, noise_level: Tensor, noise: Tensor | None = None
-    ) -> Conditions:
+    def _stream_names(self, batch: MultiviewBatch) -> list[str]:
+        """Names of the objects' random streams: in training their places in the batch of all processes together."""
+        if not self.training:
+            return list(batch.uids)
+        world_size, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)
+        return [str(index * world_size + rank) for index in range(len(batch))]
+
+    def conditions(self, image_01: Tensor, cameras: Cameras, noise_level: Tensor, noise: Tensor) -> Conditions:
         """Conditions from input images [B, 3, H, W] with noise [B, 3, H, W] of level [B] added before encoding."""
-        noise = torch.randn(image_01.shape).to(image_01) if noise is None else noise
         # The level counts in [-1, 1], twice the range that the codec takes.
         self._calls["vae_encodes"] += 1
         latents = self.codec.condition(image_01 + per_sample(noise_level, noise) * noise / 2)
@@ -190,7 +212,14 @@ class ImageTo3D(LightningModule):
         """Reconstruct a batch's clean views (augmented as LGM does) and render the result at all V + T cameras."""
         views, cameras = batch.images_01, batch.cameras
         if self.training and self.augmentation > 0:
-            views, cameras = augment_views(views, cameras, self.augmentation, batch.background)
+
+            def augment(index: int) -> tuple[Tensor, Tensor]:
+                one = batch.object(index)
+                images, turned = augment_views(one.images_01, one.cameras, self.augmentation, one.background)
+                return images, turned.c2w_opencv
+
+            views, c2w = drawn_each(self._stream_names(batch), augment)
+            cameras = Cameras(c2w, cameras.intrinsics_norm)
         return self.render_all(self.reconstructor(views, cameras), batch)
 
     def render_all(self, gaussians: Gaussians, batch: MultiviewBatch) -> Rendering:
@@ -215,15 +244,22 @@ class ImageTo3D(LightningModule):
         Args:
             views: decoded estimates, or clean views.
             cameras: [B, V].
-            sigma: [] the noise level that the views were estimated at; None = clean. Only a variant that trains R on
-                estimates tells R about it.
+            sigma: [] or [B] the noise levels that the views were estimated at; None = clean. Only a variant that trains
+                R on estimates tells R about them.
         """
         self._calls["recon_calls"] += 1
         gaussians: Gaussians = self.reconstructor(views, cameras, self.noise_input(sigma, views.shape[0]))
         return gaussians
 
+    def reconstruct_latents(self, latents: Tensor, cameras: Cameras, sigma: Tensor | None = None) -> Gaussians:
+        """Gaussians [B, N] of latents [B, V, C, h, w]: decodes what R needs, see `decode_views`, and reconstructs."""
+        if self.decode_views == "used":
+            used = self.reconstructor.view_indices(latents.shape[1])
+            latents, cameras = latents[:, used], cameras[:, used]
+        return self.reconstruct(self.decode(latents), cameras, sigma)
+
     def noise_input(self, sigma: Tensor | None, objects: int) -> Tensor | None:
-        """What R is told [B] of estimates at noise level sigma []. Here nothing: R was trained on clean views alone."""
+        """What R is told [B] of estimates at noise levels sigma [] or [B]: nothing, as it was trained on clean ones."""
         return None
 
     def render(self, gaussians: Gaussians, cameras: Cameras, size: tuple[int, int], background: Tensor) -> Rendering:
@@ -247,6 +283,7 @@ class ImageTo3D(LightningModule):
         background: Tensor,
         uids: Sequence[str],
         observers: Sequence[Observer] = (),
+        draw: Callable[[tuple[int, ...], str], Tensor] = named_noise,
     ) -> Generation:
         """Generate V views and a 3D reconstruction of each input image.
 
@@ -256,6 +293,7 @@ class ImageTo3D(LightningModule):
             background: [B, 3] the input image's background.
             uids: B names; an object's noise depends on its name and the seed alone, not on its batch or variant.
             observers: look at each sampler step.
+            draw: standard normal noise of a shape, for the seed and an object's name.
         """
         self._calls.clear()
         meter = CostMeter(image_01.device)
@@ -269,8 +307,8 @@ class ImageTo3D(LightningModule):
         settings, count = self.sampler, image_01.shape[0]
         shape = (self.codec.latent_channels, *(side // self.codec.downscale for side in size))
         names = [f"{settings.seed}/{uid}" for uid in uids]
-        noise = torch.stack([named_noise((cameras.shape[1], *shape), name) for name in names]).to(image_01)
-        condition_noise = torch.stack([named_noise((3, *size), f"{name}/input") for name in names]).to(image_01)
+        noise = torch.stack([draw((cameras.shape[1], *shape), name) for name in names]).to(image_01)
+        condition_noise = torch.stack([draw((3, *size), f"{name}/input") for name in names]).to(image_01)
         level = torch.full((count,), settings.condition_noise, device=image_01.device)
         conditions = self.conditions(image_01, cameras, level, condition_noise)
         guidance = view_guidance(
@@ -298,38 +336,47 @@ class ImageTo3D(LightningModule):
 
     def on_fit_start(self) -> None:
         """Remember the run's seed: every step's random numbers follow from it, so that a resumed run is exact."""
-        self.run_seed = torch.initial_seed()
+        self.run_seed = self.trainer.strategy.broadcast(torch.initial_seed())
 
     def training_step(self, batch: MultiviewBatch, batch_idx: int) -> Tensor:
-        """One step; every random number in it follows from the run's seed, the step, the micro-batch and the rank."""
+        """One step.
+
+        Every random number in it follows from the run's seed, the step, the micro-batch and the object's place in the
+        batch of all processes together: W processes of B objects give the losses of one process of W * B.
+        """
         batch.validate()
         # Lightning's batch index is one behind after resuming from a checkpoint inside an epoch; its step is not.
         step_before, micro = self._micro_batch
         self._micro_batch = (self.global_step, micro + 1 if step_before == self.global_step else 0)
-        step = f"{self.run_seed}/{self._micro_batch}"
-        with seeded(step):
+        with seeded(f"{self.run_seed}/{self._micro_batch}"):
             coin = float(torch.rand(()))
-        with seeded(f"{step}/{self.global_rank}"):
             losses = self.training_losses(batch, coin)
         total = torch.stack(list(losses.values())).sum()
         for name, loss in losses.items():
-            self.log(f"train/{name}_loss", loss, batch_size=len(batch))
-        self.log("train/loss", total, prog_bar=True, batch_size=len(batch))
+            self.log(f"train/{name}_loss", loss, batch_size=len(batch), sync_dist=True)
+        self.log("train/loss", total, prog_bar=True, batch_size=len(batch), sync_dist=True)
         self.log("train/truncated_pixels", self.truncated(), batch_size=len(batch))
-        if self.trainer.world_size > 1:  # DDP wants a gradient of every parameter, whatever the coin leaves out
+        # DDP wants a gradient of every parameter, whatever the coin leaves out. Sharded ones are not whole here, and
+        # the strategies that shard them do without.
+        if isinstance(self.trainer.strategy, DDPStrategy):
             total = total + 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
         return total
 
     def validation_step(self, batch: MultiviewBatch, batch_idx: int) -> Evaluation:  # type: ignore[override]
         """Losses with fixed noise, and the full generation's quality."""
         batch.validate()
-        with seeded(f"validation/{batch_idx}"):
-            losses = ImageTo3D.training_losses(self, batch, coin=1.0)
-        for name, loss in losses.items():
-            self.log(f"val/{name}_loss", loss, batch_size=len(batch), sync_dist=True)
-        evaluation = self.evaluate(batch)
         loader = self.trainer.val_dataloaders
         repeated = repeats(batch_idx, len(batch), loader, self.global_rank, self.trainer.world_size).to(self.device)
+        count = int((~repeated).sum())  # repeated objects come last
+        with seeded("validation"):
+            losses = ImageTo3D.training_losses(self, batch[: count or 1], coin=1.0)
+        for name, loss in losses.items():
+            # Lightning's own mean over processes rounds their number of objects down.
+            metric = self.validation_losses[name]
+            assert isinstance(metric, MeanMetric)
+            metric.update(loss, count)
+            self.log(f"val/{name}_loss", metric, batch_size=len(batch))
+        evaluation = self.evaluate(batch)
         for name, value in evaluation.values.items():
             metric = self.evaluator.metrics[name]
             metric.add(value.where(~repeated, torch.nan))
@@ -354,21 +401,43 @@ class ImageTo3D(LightningModule):
         `Evaluator.geometry`.
         """
         generation = self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids, self.observers)
-        rendering = self.render_all(generation.gaussians, batch)
-        values = self.evaluator.images(batch, generation.views_01, rendering)
-        alignment = None
-        if batch.surface is not None:
-            geometry, alignment = self.evaluator.geometry(batch, generation.gaussians, rendering, self.renderer)
-            values |= geometry
+        with torch.autocast(self.device.type, enabled=False):  # a metric is measured in float32 whatever the networks'
+            rendering = self.render_all(generation.gaussians, batch)
+            values = self.evaluator.images(batch, generation.views_01, rendering)
+            alignment = None
+            if batch.surface is not None:
+                geometry, alignment = self.evaluator.geometry(batch, generation.gaussians, rendering, self.renderer)
+                values |= geometry
         return Evaluation(generation, rendering.colour.clamp(0, 1), values, alignment, self.truncated())
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of shapes
         """The optimiser of all trainable parameters, with warm-up and decay a step."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled and self.trainer.gradient_clip_val and _unscales(optimizer):
+            raise ValueError(
+                "optimizer: expected fused: false with precision: 16-mixed and gradient_clip_val, because a fused "
+                "optimiser unscales gradients after they are clipped; use bf16-mixed, or leave one of the three out."
+            )
         total = self.trainer.estimated_stepping_batches
         schedule = partial(_learning_rate_factor, warmup=self.warmup_steps, total=total, decay=self.decay)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, also where Lightning refuses to: by the norm over all shards, and before a fused optimiser's step."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy) and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[operator, union-attr] # the wrapped one
+        elif gradient_clip_val and _unscales(optimizer) and gradient_clip_algorithm in (None, "norm"):
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)  # nothing scaled these gradients
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # ---------------------------------------------------------------------------------------------- weights
 
@@ -391,7 +460,8 @@ class ImageTo3D(LightningModule):
                 f"ckpt_path: expected a checkpoint of {type(self).__name__} to resume, got one of {variant}; to start "
                 "from its weights pass it as --model.base_weights."
             )
-        checkpoint["state_dict"] = adapted(self, checkpoint, variant)
+        if "state_dict" in checkpoint:  # strategies that shard have loaded it by now, strictly
+            checkpoint["state_dict"] = adapted(self, checkpoint, variant)
 
 
 def repeats(batch_idx: int, objects: int, loader: Any, rank: int, world_size: int) -> Tensor:  # noqa: ANN401
@@ -409,6 +479,11 @@ def repeats(batch_idx: int, objects: int, loader: Any, rank: int, world_size: in
     place = (batch_idx * loader.batch_size + torch.arange(objects)) * world_size + rank
     repeated: Tensor = place >= len(loader.dataset)
     return repeated
+
+
+def _unscales(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimiser's step takes scaled gradients, as torch's fused ones do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def _learning_rate_factor(step: int, warmup: int, total: float, decay: str) -> float:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.diffusion.guidance import Estimate
 from ouroboros3d.diffusion.preconditioning import Feedback
@@ -50,11 +51,18 @@ class InferenceCombined(ImageTo3D):
 
     Args:
         projection: when and how estimates are projected.
+        train_on_estimates: train R on one-pass estimates of a frozen F at random noise levels, which it is not told,
+            instead of clean views (VideoMV); with `train: [reconstructor]`.
         base: the arguments of `ImageTo3D`.
     """
 
     # jsonargparse follows **base to ImageTo3D's own arguments, so the YAML stays typed and a typo dies when it is read.
-    def __init__(self, projection: ProjectionSettings = ProjectionSettings(), **base: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        projection: ProjectionSettings = ProjectionSettings(),
+        train_on_estimates: bool = False,
+        **base: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(**base)
         if not 0 <= projection.blend <= 1:
             raise ValueError(f"projection.blend: expected a share in [0, 1], got {projection.blend}.")
@@ -63,7 +71,24 @@ class InferenceCombined(ImageTo3D):
                 "projection.every, projection.at: expected a count >= 0 and fractions of the steps in [0, 1), "
                 f"got {projection.every} and {list(projection.at)}."
             )
+        if train_on_estimates and self.trained_parts != ("reconstructor",):
+            raise ValueError(
+                f"train: expected [reconstructor] with train_on_estimates, whose estimates come from a frozen F, got "
+                f"{list(self.trained_parts)}."
+            )
         self.projection = projection
+        self.train_on_estimates = train_on_estimates
+
+    def training_losses(self, batch: MultiviewBatch, coin: float) -> dict[str, Tensor]:
+        """As staged, or R's loss on the estimates of a frozen F."""
+        if not self.train_on_estimates:
+            return super().training_losses(batch, coin)
+        draw = self.draw(batch)
+        with torch.no_grad():
+            estimate = self.denoise(draw)
+        rendering = self.render_all(self.reconstruct_latents(estimate, batch.cameras), batch)
+        settings = self.reconstruction_loss.settings
+        return {"reconstruction": settings.weight * self.reconstruction_loss(rendering, batch)}
 
     def after_estimate(self, cameras: Cameras, background: Tensor, size: tuple[int, int]) -> AfterEstimate:
         """Pi(z0) = s * E(2 * render(R(D(z0 / s))) - 1) on the scheduled steps, blended into z0."""
@@ -73,7 +98,7 @@ class InferenceCombined(ImageTo3D):
             background = torch.full_like(background, 0.5)
 
         def project(latents: Tensor) -> Tensor:
-            gaussians = self.reconstruct(self.decode(latents), cameras)
+            gaussians = self.reconstruct_latents(latents, cameras)
             renders = self.render(gaussians, cameras, size, background).colour.clamp(0, 1)
             projected = torch.lerp(latents, self.encode(renders), settings.blend)
             if settings.views == "novel":

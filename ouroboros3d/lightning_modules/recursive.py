@@ -1,6 +1,6 @@
 """Recursive (Ouroboros3D): renders of the 3D so far condition the next step, and F and R train jointly."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from ouroboros3d.diffusion.guidance import Estimate
 from ouroboros3d.diffusion.preconditioning import Feedback, diffusion_loss, scalings
 from ouroboros3d.diffusion.sampling import AfterEstimate
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
-from ouroboros3d.renderers.rendering import Rendering, encode_coordinates
+from ouroboros3d.renderers.rendering import Rendering, encode_coordinates, published_coordinates
 
 
 class Recursive(ImageTo3D):
@@ -24,7 +24,8 @@ class Recursive(ImageTo3D):
         feedback_probability: p of the coin toss; heads trains F with feedback, tails without.
         detach_feedback: maps reach F without a graph; False lets F's loss train R through them (published code).
         reconstruction_gradient: the reconstruction loss of the estimated views reaches F.
-        feedback_every: at inference, renew the feedback at every n-th step and keep it between.
+        coordinate_map: `canonical` feeds back the expected surface point; `published` the map that the published
+            weights were trained with, see `published_coordinates`.
         base: the arguments of `ImageTo3D`.
     """
 
@@ -34,19 +35,19 @@ class Recursive(ImageTo3D):
         feedback_probability: float = 0.5,
         detach_feedback: bool = True,
         reconstruction_gradient: bool = False,
-        feedback_every: int = 1,
+        coordinate_map: Literal["canonical", "published"] = "canonical",
         **base: Any,  # noqa: ANN401
     ) -> None:
+        self.coordinate_map = coordinate_map  # first: base weights are checked against it
         super().__init__(**base)
-        if not 0 <= feedback_probability <= 1 or feedback_every < 1:
+        if not 0 <= feedback_probability <= 1 or self.sampler.feedback_every < 1:
             raise ValueError(
-                "feedback_probability, feedback_every: expected a probability and a count >= 1, got "
-                f"{feedback_probability}, {feedback_every}."
+                "feedback_probability, sampler.feedback_every: expected a probability and a count >= 1, got "
+                f"{feedback_probability}, {self.sampler.feedback_every}."
             )
         self.feedback_probability = feedback_probability
         self.detach_feedback = detach_feedback
         self.reconstruction_gradient = reconstruction_gradient
-        self.feedback_every = feedback_every
 
     def training_losses(self, batch: MultiviewBatch, coin: float) -> dict[str, Tensor]:
         """Estimate, reconstruct the estimate and the clean views, and on heads estimate again with feedback."""
@@ -56,12 +57,11 @@ class Recursive(ImageTo3D):
         # it needs no graph, and the step costs one forward of F more than a staged step.
         with torch.set_grad_enabled(torch.is_grad_enabled() and (not heads or self.reconstruction_gradient)):
             estimate = self.denoise(draw)
-            views = self.codec.decode(estimate if self.reconstruction_gradient else estimate.detach())
-        gaussians = self.reconstructor(views, batch.cameras, scalings(draw.sigma).c_noise)
-        rendering = self.render_all(gaussians, batch)
+        latents = estimate if self.reconstruction_gradient else estimate.detach()
+        rendering = self.render_all(self.reconstruct_latents(latents, batch.cameras, draw.sigma), batch)
         clean = self.reconstruct_clean(batch)
         if heads:
-            feedback = self.feedback(rendering, views=batch.cameras.shape[1])
+            feedback = self.feedback(rendering, batch.cameras)
             if self.detach_feedback:
                 feedback = {name: maps.detach() for name, maps in feedback.items()}
             estimate = self.denoise(draw, feedback)
@@ -78,28 +78,33 @@ class Recursive(ImageTo3D):
 
         def hook(index: int, sigma: Tensor, estimate: Estimate) -> tuple[Tensor, Feedback | None]:
             last = index == self.sampler.num_steps - 1
-            if self.unet.feedback_maps and index % self.feedback_every == 0 and not last:
-                gaussians = self.reconstruct(self.decode(estimate.z0), cameras, sigma)
-                kept[0] = self.feedback(self.render(gaussians, cameras, size, background), cameras.shape[1])
+            if self.unet.feedback_maps and index % self.sampler.feedback_every == 0 and not last:
+                gaussians = self.reconstruct_latents(estimate.z0, cameras, sigma)
+                maps = self.feedback(self.render(gaussians, cameras, size, background), cameras)
+                kept[0] = self.unet.adapt(maps)  # once for all steps that keep them, and for both guidance branches
             return estimate.z0, kept[0]
 
         return hook
 
     def noise_input(self, sigma: Tensor | None, objects: int) -> Tensor | None:
-        """c_noise [B] of the noise level: R is trained on estimates too."""
+        """c_noise [B] of the noise levels: R is trained on estimates too."""
         return None if sigma is None else scalings(sigma.expand(objects)).c_noise
 
     def sampling_protocol(self) -> dict[str, Any]:
         """The steps whose estimates become feedback."""
         last = self.sampler.num_steps - 1
-        steps = list(range(0, last, self.feedback_every)) if self.unet.feedback_maps else []
+        steps = list(range(0, last, self.sampler.feedback_every)) if self.unet.feedback_maps else []
         return {**super().sampling_protocol(), "feedback_steps": steps}
 
-    def feedback(self, rendering: Rendering, views: int) -> dict[str, Tensor]:
-        """The maps [B, V, 3, H, W] in [0, 1] that the network wants, from the first V views of a rendering."""
+    def feedback(self, rendering: Rendering, cameras: Cameras) -> dict[str, Tensor]:
+        """The maps [B, V, 3, H, W] in [0, 1] that the network wants, of a rendering whose first views are cameras'."""
         maps: dict[str, Tensor] = {}
+        views = cameras.shape[1]
         if "colour" in self.unet.feedback_maps:
             maps["colour"] = rendering.colour[:, :views].clamp(0, 1)
-        if "coordinates" in self.unet.feedback_maps:
+        if "coordinates" in self.unet.feedback_maps and self.coordinate_map == "canonical":
             maps["coordinates"] = encode_coordinates(rendering.coordinates[:, :views], rendering.alpha[:, :views])
+        elif "coordinates" in self.unet.feedback_maps:
+            assert rendering.depth_sum is not None  # Gaussians
+            maps["coordinates"] = published_coordinates(rendering.depth_sum[:, :views], cameras)
         return maps

@@ -1,7 +1,7 @@
 """Random numbers that follow from a name: the same in every process, batch and variant."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,6 +14,26 @@ def seeded(name: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(name))
         yield
+
+
+def drawn_each(names: Sequence[str], draw: Callable[[int], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What each of B objects draws from a stream of its own, so that it matters to none which others are in its batch.
+
+    A stream follows from the object's name and from torch's stream, which is moved on by the same in every process.
+
+    Args:
+        names: B, in training the places in the global batch, which no two processes share.
+        draw: from an index, 0 to B - 1, to tensors [1, ...] with numbers from torch's CPU stream.
+
+    Returns:
+        the tensors [B, ...].
+    """
+    origin = int(torch.randint(2**62, ()))
+    each = []
+    for index, name in enumerate(names):
+        with seeded(f"{origin}/{name}"):
+            each.append(draw(index))
+    return tuple(torch.cat(parts) for parts in zip(*each, strict=True))
 
 
 def named_seed(name: str) -> int:

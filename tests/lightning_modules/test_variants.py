@@ -247,7 +247,7 @@ def test_joint_only_has_no_feedback(batch: MultiviewBatch) -> None:
 
 
 def test_feedback_every_n_steps_keeps_the_maps_between(batch: MultiviewBatch) -> None:
-    module = recursive(feedback_every=2).eval()
+    module = recursive(sampler=SamplerSettings(5, sigma_max=80.0, feedback_every=2)).eval()
     hook = module.after_estimate(batch.cameras, batch.background, (16, 16))
     calls: list[int] = []
     module.reconstructor.register_forward_hook(lambda *_: calls.append(1))
@@ -264,6 +264,22 @@ def test_video_mv_projects_at_its_steps() -> None:
     assert ProjectionSettings().steps(50) == {20, 30, 40}
     assert ProjectionSettings().steps(25) == {10, 15, 20}
     assert ProjectionSettings(every=2).steps(5) == {0, 2, 4}
+
+
+def test_a_reconstructor_can_be_trained_on_the_estimates_of_a_frozen_network(batch: MultiviewBatch) -> None:
+    module = InferenceCombined(train_on_estimates=True, train=("reconstructor",), augmentation=0.0, **parts())
+    found = losses(module, batch)
+    assert found.keys() == {"reconstruction"}
+    found["reconstruction"].backward()
+    assert with_gradient(module) == {"reconstructor"}
+    with seeded("step"), torch.no_grad():
+        draw = module.draw(batch)
+        estimate = module.denoise(draw)
+        # R is not told the noise level: it sees what it would see of clean views.
+        rendering = module.render_all(module.reconstructor(module.codec.decode(estimate), batch.cameras), batch)
+    torch.testing.assert_close(found["reconstruction"], module.reconstruction_loss(rendering, batch))
+    clean = losses(InferenceCombined(train=("reconstructor",), augmentation=0.0, **parts()), batch)
+    assert not torch.equal(found["reconstruction"], clean["reconstruction"])
 
 
 def test_a_projection_of_no_weight_is_staged(batch: MultiviewBatch) -> None:
@@ -312,9 +328,10 @@ def test_the_projection_is_the_formula(batch: MultiviewBatch, per_branch: bool, 
         lambda: InferenceCombined(projection=ProjectionSettings(blend=1.5), **parts()),
         lambda: InferenceCombined(projection=ProjectionSettings(at=(40.0,)), **parts()),
         lambda: InferenceCombined(projection=ProjectionSettings(every=-1), **parts()),
+        lambda: InferenceCombined(train_on_estimates=True, **parts()),
         lambda: staged(train=()),
         lambda: recursive(feedback_probability=2.0),
-        lambda: recursive(feedback_every=0),
+        lambda: recursive(sampler=SamplerSettings(feedback_every=0)),
         lambda: staged(base_weights="/nowhere.safetensors"),
     ],
 )
@@ -363,9 +380,10 @@ def test_weights_that_base_weights_leave_out_have_no_effect(batch: MultiviewBatc
 
 def test_published_noise_ids_are_those_of_the_first_sample(batch: MultiviewBatch) -> None:
     level = torch.tensor([0.1, 0.2])
-    right = staged().conditions(batch.input_images_01, batch.cameras, level).added_time_ids
+    noise = torch.zeros_like(batch.input_images_01)
+    right = staged().conditions(batch.input_images_01, batch.cameras, level, noise).added_time_ids
     published = staged(condition_noise_ids="published")
-    wrong = published.conditions(batch.input_images_01, batch.cameras, level).added_time_ids
+    wrong = published.conditions(batch.input_images_01, batch.cameras, level, noise).added_time_ids
     assert torch.equal(right[:, 2], level)
     assert torch.equal(wrong[:, 2], level[[0, 0]])
 
@@ -416,8 +434,9 @@ def test_a_generation_counts_its_own_cost(batch: MultiviewBatch) -> None:
     # Feedback after all steps but the last, renders at the four cameras.
     assert cost(recursive()) == {**once, "vae_decodes": 20, "recon_calls": 5, "render_calls": 16}
     every_other = {**once, "vae_decodes": 12, "recon_calls": 3, "render_calls": 8}
-    assert cost(recursive(feedback_every=2)) == every_other
-    assert recursive(feedback_every=2).sampling_protocol()["feedback_steps"] == [0, 2]
+    kept = recursive(sampler=SamplerSettings(5, sigma_max=80.0, feedback_every=2))
+    assert cost(kept) == every_other
+    assert kept.sampling_protocol()["feedback_steps"] == [0, 2]
     # Three projections of both guidance branches.
     combined = InferenceCombined(**parts())
     assert cost(combined) == {**once, "vae_decodes": 28, "vae_encodes": 25, "recon_calls": 7, "render_calls": 24}
