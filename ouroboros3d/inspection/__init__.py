@@ -1,0 +1,1 @@
+"""Checks of data before anyone trains on it: images, cameras, and whether they belong together."""
