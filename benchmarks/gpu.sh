@@ -78,7 +78,7 @@ if [ -n "$rehearse" ]; then
     part tests 300 "$python" -m pytest -q -m gpu "${tests[@]}"
     part renderer 120 "$python" benchmarks/renderer.py --scenes 1 --rounds 1 --names ours dense --markdown "$out/renderer.md"
     part step_cost 400 "$python" benchmarks/step_cost.py --repeats 1 --json "$out/step_cost.json"
-    part levers 400 "$python" benchmarks/levers.py --out "$out/levers.md"
+    part levers 400 "$python" benchmarks/levers.py --names "trainable: lora" --out "$out/levers.md"
     part lab 400 "$python" -m ouroboros3d ablate --only staged recursive --seeds 0 --jobs 1 --runs "$scratch/runs" \
         --config tests/tiny.yaml "${data[@]}"
 else
@@ -88,6 +88,7 @@ else
     part levers 420 "$python" benchmarks/levers.py --out "$out/levers.md"
     part lab "${LAB_SECONDS:-1500}" "$python" -m ouroboros3d ablate --only staged recursive --seeds 0 --jobs 1 \
         --runs "$scratch/runs" --config ablations/scales/lab.yaml --trainer.max_steps "${LAB_STEPS:-1000}" \
+        --model.warmup_steps 50 --trainer.val_check_interval 500 \
         --trainer.precision bf16-mixed "${data[@]}"
 fi
 for file in "$scratch"/runs/comparison/comparison.{md,csv}; do

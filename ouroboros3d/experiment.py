@@ -40,6 +40,7 @@ _WITHOUT_EFFECT = {
 }
 _VERSION_OF_LAUNCHER = "OUROBOROS3D_RUN_VERSION"  # processes that a strategy starts join the first one's run
 _LOCK = ".fit.lock"
+_OF_A_RUN = ("global_step", "callbacks", "loops", "pytorch-lightning_version")
 _log = logging.getLogger("ouroboros3d")
 
 
@@ -127,7 +128,7 @@ class Commands(LightningCLI):
         weights = config.model.init_args.base_weights
         if weights is not None:
             weights = PaperWeights(**weights) if isinstance(weights, Namespace) else weights
-            check_files(weights, config.model.init_args.reconstructor.init_args.rotation_norm)
+            check_files(weights, config.model.init_args.reconstructor.init_args.get("rotation_norm", "per_gaussian"))
         logger = config.trainer.logger  # a run's saved configuration names its own folder, which is not this run's
         if logger in (None, True) or getattr(logger, "class_path", "").endswith(".TensorBoardLogger"):
             config.trainer.logger = {
@@ -311,7 +312,7 @@ def _lock_run(arguments: Sequence[str]) -> IO[str] | None:
     """
     parts = [_value(arguments, f"--{name}") for name in ("runs", "experiment", "version")]
     folder = Path(*(part for part in parts if part))
-    if not is_first_process() or not folder.is_dir():
+    if not is_first_process() or not folder.is_dir() or "--print_config" in arguments:
         return None
     try:
         return lock(folder / _LOCK)
@@ -398,7 +399,12 @@ def _check_checkpoint(checkpoint: str | None) -> None:
         raise FileNotFoundError(
             f"ckpt_path: no file {checkpoint}; a run's checkpoints are in runs/NAME/VERSION/checkpoints."
         )
-    read_checkpoint(Path(checkpoint))
+    lacks = [key for key in _OF_A_RUN if key not in read_checkpoint(Path(checkpoint))]
+    if lacks:
+        raise ValueError(
+            f"ckpt_path: expected a checkpoint that a run wrote, got {checkpoint} without {', '.join(lacks)}; weights "
+            "alone are what --model.base_weights takes."
+        )
 
 
 def _place_use(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
@@ -500,7 +506,10 @@ def newest_checkpoint(runs: Path, pattern: str = "*/*") -> Path:
 def _experiment_name(configs: Sequence[str]) -> str | None:
     """An experiment is called as its ablation's file, or as the experiment whose run's configuration is used again."""
     run = _run_of(configs)
-    return run.parent.name if run else Path(configs[0]).stem if configs else None
+    if run:
+        return run.parent.name
+    names = [Path(config).stem for config in configs if Path(config).parent.name not in ("scales", "strategies")]
+    return names[0] if names else None
 
 
 def _values(arguments: Sequence[str], option: str) -> list[str]:

@@ -123,7 +123,7 @@ def staged(here: Path) -> Loaded:
     return load("export", [f"--ckpt_path={checkpoint('staged')}"])
 
 
-@pytest.mark.parametrize("use", ["recursive", "staged", "inference_combined"])
+@pytest.mark.parametrize("use", ["recursive", "staged", pytest.param("inference_combined", marks=pytest.mark.slow)])
 def test_the_pipeline_generates_what_predict_generates(use: str, here: Path) -> None:
     run, arguments = USES[use]
     main(["predict", "--image", "chair.png", f"--ckpt_path={checkpoint(run)}", *arguments])

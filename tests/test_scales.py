@@ -84,9 +84,12 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize("scale", ["paper", "lab"])
 def test_a_scale_keeps_what_makes_the_ablation(scale: str, here: Path) -> None:
     alone, both = {}, {}
-    for name in ("staged", "inference_combined", "recursive", "published"):
+    for name in ("staged", "inference_combined", "recursive", "published", "combined_estimates"):
         alone[name] = yaml.safe_load((ABLATIONS / f"{name}.yaml").read_text())["model"]
-        both[name] = config_of(ABLATIONS / f"{name}.yaml", ABLATIONS / "scales" / f"{scale}.yaml")
+        files = [ABLATIONS / f"{name}.yaml", ABLATIONS / "scales" / f"{scale}.yaml"]
+        # These two set what a scale sets too, so they come after it.
+        both[name] = config_of(*(files[::-1] if name in ("published", "combined_estimates") else files))
+        assert both[name]["experiment"] == name
         found = both[name]["model"]
         assert found["class_path"] == alone[name]["class_path"]
 
@@ -101,6 +104,8 @@ def test_a_scale_keeps_what_makes_the_ablation(scale: str, here: Path) -> None:
     assert {key: combined[key] for key in staged} == staged
     assert both["staged"]["data"] == both["recursive"]["data"]
     assert both["published"]["data"]["init_args"]["view_selection"] == "published"
+    assert both["published"]["data"]["init_args"]["batch_size"] == 1
+    assert both["combined_estimates"]["data"]["init_args"]["background"] == "random"
     assert not (here / "runs").exists()
 
 

@@ -19,6 +19,7 @@ _DTYPES = ("float32", "float16", "bfloat16")
 _OF_TRAINING = {
     *("renderer", "optimizer", "base_weights", "reconstruction_loss", "evaluation", "train", "warmup_steps", "decay"),
     *("guidance_dropout", "augmentation", "feedback_probability", "detach_feedback", "reconstruction_gradient"),
+    "train_on_estimates",
 }
 # Arguments of a network that only training uses, or one machine: the exported weights are plain and whole.
 _OF_TRAINED_NETWORK = {"trainable", "lora_rank", "gradient_checkpointing", "compile"}

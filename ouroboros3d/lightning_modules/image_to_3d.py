@@ -183,18 +183,18 @@ class ImageTo3D(LightningModule):
             level, condition_noise = draw_condition_noise_levels(1), torch.randn(1, *images.shape[1:])
             return sigma, noise, level, condition_noise, *draw_guidance_dropout(1, self.guidance_dropout)
 
-        drawn = [part.to(latents.device) for part in drawn_each(self._stream_names(batch), draw)]
+        drawn = [part.to(latents.device) for part in drawn_each(self._stream_names(batch, "draw"), draw)]
         sigma, noise, level, condition_noise, *dropped = drawn
         conditions = self.conditions(images, batch.cameras, level, condition_noise.to(images)).dropped(*dropped)
         noise = noise.to(latents)
         return Draw(latents, latents + per_sample(sigma, noise) * noise, sigma, conditions)
 
-    def _stream_names(self, batch: MultiviewBatch) -> list[str]:
-        """Names of the objects' random streams: in training their places in the batch of all processes together."""
+    def _stream_names(self, batch: MultiviewBatch, purpose: str) -> list[str]:
+        """Names of the objects' random streams: in training by their places in the batch of all processes together."""
         if not self.training:
-            return list(batch.uids)
+            return [f"{purpose}/{uid}" for uid in batch.uids]
         world_size, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)
-        return [str(index * world_size + rank) for index in range(len(batch))]
+        return [f"{purpose}/{index * world_size + rank}" for index in range(len(batch))]
 
     def conditions(self, image_01: Tensor, cameras: Cameras, noise_level: Tensor, noise: Tensor) -> Conditions:
         """Conditions from input images [B, 3, H, W] with noise [B, 3, H, W] of level [B] added before encoding."""
@@ -218,7 +218,7 @@ class ImageTo3D(LightningModule):
                 images, turned = augment_views(one.images_01, one.cameras, self.augmentation, one.background)
                 return images, turned.c2w_opencv
 
-            views, c2w = drawn_each(self._stream_names(batch), augment)
+            views, c2w = drawn_each(self._stream_names(batch, "augment"), augment)
             cameras = Cameras(c2w, cameras.intrinsics_norm)
         return self.render_all(self.reconstructor(views, cameras), batch)
 

@@ -19,16 +19,16 @@ def seeded(name: str) -> Iterator[None]:
 def drawn_each(names: Sequence[str], draw: Callable[[int], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """What each of B objects draws from a stream of its own, so that it matters to none which others are in its batch.
 
-    A stream follows from the object's name and from torch's stream, which is moved on by the same in every process.
+    A stream follows from its name and from the seed of torch's stream, not from what was drawn of that before.
 
     Args:
-        names: B, in training the places in the global batch, which no two processes share.
+        names: B: what is drawn, and for whom; in training the places in the global batch, which no two processes share.
         draw: from an index, 0 to B - 1, to tensors [1, ...] with numbers from torch's CPU stream.
 
     Returns:
         the tensors [B, ...].
     """
-    origin = int(torch.randint(2**62, ()))
+    origin = torch.initial_seed()
     each = []
     for index, name in enumerate(names):
         with seeded(f"{origin}/{name}"):

@@ -108,6 +108,11 @@ def initialise(module: nn.Module, source: str | PaperWeights) -> dict[str, LoadR
             reports = load_exported({**parts, "codec": cast(nn.Module, module.codec)}, path, _NEW)
         elif path.suffix == ".ckpt":
             content = read_checkpoint(path)
+            if any(".lora_A." in key for key in content["state_dict"]):
+                raise ValueError(
+                    f"base_weights: expected plain weights, got {path} with LoRA beside them; export the run, which "
+                    "merges them, and name that folder."
+                )
             module.load_state_dict(adapted(module, content, str(path)))
             reports = {"checkpoint": _taken(module, content["state_dict"], str(path))}
         else:

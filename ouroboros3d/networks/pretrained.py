@@ -44,14 +44,14 @@ LGM_TIME_KEYS = (r"unet\.time_embed\.", r"\.emb_layers\.")
 NEW_UNET_KEYS = (r"(down|up)_plucker\.", r"mid_plucker\.", r"cond_encoder\.")
 """Keys that Stable Video Diffusion's weights lack in a `MultiviewUNet`."""
 
-MEANING = ("position", "rotation_norm", "plucker_rays", "plucker_skips", "coordinate_map")
+MEANING = ("position", "rotation_norm", "time_shape", "plucker_rays", "plucker_skips", "coordinate_map")
 """Settings that weights are trained for, although their shapes do not show it."""
 
 WITHOUT_EFFECT = r"\.attn2\.to_[qk]\."
 """Queries and keys of the U-Net's cross-attention: over one image token the softmax is 1, whatever they are."""
 
 _RAYS_PUBLISHED = {"plucker_rays": "published", "plucker_skips": "published"}
-_LGM_PUBLISHED = {"position": "absolute", "rotation_norm": "published"}
+_LGM_PUBLISHED = {"position": "absolute", "rotation_norm": "published", "time_shape": "published"}
 # Sizes in the configurations of Stable Video Diffusion's parts, and our names for them.
 _SIZES: dict[FolderPart, dict[str, str]] = {
     "unet": {

@@ -304,6 +304,7 @@ def test_the_other_release_of_lgm_is_refused(tmp_path):
         load_lgm(lgm(0, position="pixel_aligned"), tmp_path / "model_fp16_fixrot.safetensors")
 
 
+LGM_SWITCHES = {"rotation_norm": "published", "time_shape": "published"}
 SWITCHES = {
     "adapter_start": "published",
     "plucker_rays": "published",
@@ -315,11 +316,11 @@ SWITCHES = {
 
 def test_published_checkpoint(tmp_path):
     """Written in the published layout and names, read back into both networks, which then give the same output."""
-    network, reconstructor = unet(0, **SWITCHES), lgm(0, rotation_norm="published")
+    network, reconstructor = unet(0, **SWITCHES), lgm(0, **LGM_SWITCHES)
     state = {to_published_key(key): value for key, value in network.state_dict().items()}
     torch.save(state, tmp_path / "mv_model_unet.pth")
     torch.save(reconstructor.state_dict(), tmp_path / "recon_model.pth")
-    other, other_reconstructor = unet(1, **SWITCHES), lgm(1, rotation_norm="published")
+    other, other_reconstructor = unet(1, **SWITCHES), lgm(1, **LGM_SWITCHES)
     reports = load_published(other, other_reconstructor, tmp_path)
     assert [report.missing for report in reports] == [(), ()]
     assert torch.equal(run(other), run(network))
@@ -328,7 +329,7 @@ def test_published_checkpoint(tmp_path):
         load_published(unet(1, **{**SWITCHES, "adapter_start": "zero_head"}), other_reconstructor, tmp_path)
     untouched = unet(1, **SWITCHES)
     with pytest.raises(ValueError, match="weights of LGM"):
-        load_published(untouched, lgm(1, time_embedding=False, rotation_norm="published"), tmp_path)
+        load_published(untouched, lgm(1, time_embedding=False, **LGM_SWITCHES), tmp_path)
     assert same(untouched, unet(1, **SWITCHES))  # both or none
     with pytest.raises(ValueError, match=r"expected unet\.plucker_rays = correct, got weights of published"):
         load_published(unet(1, **{**SWITCHES, "plucker_rays": "correct"}), other_reconstructor, tmp_path)

@@ -71,6 +71,7 @@ def test_a_worker_killed_mid_run_changes_nothing(tmp_path: Path, capsys: pytest.
     assert content(out) == content(local)
 
 
+@pytest.mark.slow  # Ray takes its time to find nobody
 def test_a_cluster_that_is_not_there_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
