@@ -16,6 +16,7 @@ from ouroboros3d.networks.pretrained import WITHOUT_EFFECT
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_base_weights_of_two_runs_start_a_third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OUROBOROS3D_CACHE", str(tmp_path / "cache"))

@@ -118,6 +118,7 @@ def test_print_config_round_trips(here: Path, capsys: pytest.CaptureFixture[str]
     assert not (here / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(here: Path) -> None:
     every = "--trainer.callbacks+=ouroboros3d.callbacks.checkpoints.LastCheckpoint"
     steps = ["--trainer.max_steps=7", "--trainer.val_check_interval=3"]

@@ -171,7 +171,7 @@ def test_lora_is_merged(here: Path, staged: Loaded) -> None:
     expected = variant.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids).views_01
     without = staged.variant.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids).views_01
     views = merged("chair.png", output_type="pt").views
-    assert (views - expected).abs().max() < 0.01 < 0.05 < (without - expected).abs().max()
+    assert (views - expected).abs().mean() < 0.1 * (without - expected).abs().mean()
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
@@ -185,7 +185,7 @@ def test_half_precision_halves_the_files_and_the_autoencoder_keeps_its_own(
     whole = quiet(OuroborosPipeline.from_pretrained(export("staged")))("chair.png", output_type="pt").views
     half = quiet(OuroborosPipeline.from_pretrained(name, dtype=dtype))
     views = half("chair.png", output_type="pt").views
-    assert 0 < (views - whole).abs().max() < 0.1
+    assert 0 < (views - whole).abs().mean() < 0.02
     half.to(torch.float16)
     assert (half.unet.dtype, half.codec.dtype) == (torch.float16, torch.bfloat16)
     assert OuroborosPipeline.from_pretrained(name).unet.dtype == torch.float32  # as diffusers does unless it is told
@@ -315,7 +315,9 @@ def test_the_card_takes_results_of_this_checkpoint_only_and_licences_of_its_orig
     pipeline = to_pipeline(loaded, torch.float32)
     tested = sha256_of(loaded.checkpoint)
     results = {
-        **{"method": "Staged", "steps": 5, "guidance_max": 3.0, "seed": 0, "objects": 2, "split": "test"},
+        **{"method": "Staged", "steps": 5, "seed": 0, "objects": 2, "split": "test"},
+        **{"guidance_min": 1.0, "guidance_max": 3.0, "guidance_shape": "triangle"},
+        **{"projection_steps": [], "feedback_steps": [], "blend": None},
         **{"dataset": str(here / "tree"), "mean": {"novel_psnr_foreground": 12.345}},
     }
     svd = {"svd": "stabilityai/stable-video-diffusion-img2vid", "lgm": str(here / "lgm.safetensors"), "published": None}

@@ -120,6 +120,7 @@ def _stop_the_second() -> None:
     Recursive.training_step = stop  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_in_one_line_and_the_run_goes_on(here: Path) -> None:
     steps = ["--trainer.max_steps=3", "--trainer.limit_val_batches=0"]
     main([*FIT, *ONE, *steps, "--version=whole"])

@@ -121,6 +121,7 @@ def test_a_killed_run_goes_on_exactly(here: Path, capsys: pytest.CaptureFixture[
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_validates_validates_again(here: Path) -> None:
     # A checkpoint is due at the very step.
     short = [*STEPS, "--trainer.callbacks.every_n_steps=2", "--trainer.max_steps=4", "--trainer.val_check_interval=2"]

@@ -39,6 +39,7 @@ def test_operations_and_bytes_are_counted_as_they_happen(benchmarks):
         assert made.peak >= before + 4000
 
 
+@pytest.mark.slow
 def test_a_step_at_the_papers_scale_is_estimated(benchmarks, capsys, tmp_path):
     import levers
 

@@ -164,7 +164,8 @@ def _results(run: Path, loaded: Loaded, pipeline: OuroborosPipeline) -> str:
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     sampler = loaded.variant.sampler
     tested = {"checkpoint_sha256": sha256_of(loaded.checkpoint), "method": pipeline.config["variant"]}
-    tested |= {"steps": sampler.num_steps, "guidance_max": sampler.guidance_max, "seed": sampler.seed}
+    tested |= {name: getattr(sampler, name) for name in ("guidance_min", "guidance_max", "guidance_shape", "seed")}
+    tested |= {"steps": sampler.num_steps, **loaded.variant.sampling_protocol()}
     if any(results.get(name) != value for name, value in tested.items()):
         return "This checkpoint was not tested, or not with these settings."
     metrics = [name for name in headline(results["mean"]) if name in results["mean"]]

@@ -183,7 +183,8 @@ def test_geometry_can_be_aligned_or_left_out(here: Path) -> None:
     main(["test", "--model.evaluation.alignment=yaw", "--model.evaluation.yaw_step_deg=90", "--data.test_split=val"])
     aligned = json.loads((here / "results_val.json").read_text())
     assert (aligned["alignment"], aligned["yaw_step_deg"]) == ("yaw", 90)
-    assert aligned["mean"]["chamfer"] <= aligned["mean"]["chamfer_unaligned"]
+    # The turn is chosen on a sample of the points: among turns that are as good it may be the other one.
+    assert aligned["mean"]["chamfer"] <= 1.01 * aligned["mean"]["chamfer_unaligned"]
     matrix = json.loads(rows(here / "results_val.csv")[0]["alignment_matrix"])
     assert len(matrix) == 16
     main(["test", "--data.surface_points=0", "--data.test_split=val", "--model.evaluation.step_curves=false"])

@@ -233,6 +233,7 @@ def checkpoint(run: str) -> dict[str, object]:
     return torch.load(f"runs/recursive/{run}/checkpoints/last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_lora_run_with_averaged_weights_resumes_exactly_and_is_tested(here: Path) -> None:
     levers = [
         "--model.init_args.unet.init_args.trainable=lora",

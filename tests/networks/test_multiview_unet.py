@@ -208,6 +208,7 @@ def test_fused_and_eager_attention_agree(checkpointing):
     torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-8)  # float64
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiled_blocks_give_the_same_output():
     torch._dynamo.utils.counters.clear()
