@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "cameras": set(),
     "gaussians": {"cameras", "files"},
     "files": set(),
+    "arguments": set(),
+    "html_page": set(),
     "surface": {"cameras"},
     "batch": {"cameras", "gaussians", "surface"},
     "diffusion": CORE,
@@ -35,13 +37,22 @@ MAY_IMPORT = {
     "datamodules": CORE | {"renderers"},
     "metrics": CORE | {"renderers"},
     "lightning_modules": CORE | {"diffusion", "networks", "renderers", "metrics"},
-    "comparison": CORE | {"metrics"},
+    "comparison": CORE | {"metrics", "arguments", "html_page"},
     "callbacks": CORE | {"diffusion", "networks", "renderers", "metrics", "lightning_modules"},
-    "ablation": {"files"},
-    "rendering": CORE | {"datamodules"},
-    "inspection": CORE | {"datamodules"},
+    "ablation": {"files", "arguments"},
+    "rendering": CORE | {"datamodules", "arguments"},
+    "inspection": CORE | {"datamodules", "arguments", "html_page"},
     "export": CORE
-    | {"experiment", "callbacks", "comparison", "datamodules", "lightning_modules", "networks", "renderers"},
+    | {
+        "arguments",
+        "experiment",
+        "callbacks",
+        "comparison",
+        "datamodules",
+        "lightning_modules",
+        "networks",
+        "renderers",
+    },
 }
 # Where a third-party library may be imported; None = anywhere but below.
 ONLY_IN = {

@@ -1,6 +1,5 @@
 """`ablate`: a suite from the command line."""
 
-import argparse
 import hashlib
 import shlex
 import signal
@@ -8,13 +7,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 from ouroboros3d.ablation.execution import Execution
 from ouroboros3d.ablation.manifest import Manifest
 from ouroboros3d.ablation.suite import Suite, check_seeds, read_suite
 from ouroboros3d.ablation.tasks import Task, plan
 from ouroboros3d.ablation.workers import environments
+from ouroboros3d.arguments import OneLineParser
 
 _OWN = ("--seeds", "--jobs", "--runs", "--only", "--dry_run")
 # What makes the runs of a suite comparable and findable is the suite's to say.
@@ -24,11 +23,6 @@ _TAKEN = (
     *("--experiment", "--version", "--ckpt_path", "--resume", "--print_config", *_OWN),
     *("--data.test_split", "--data.init_args.test_split"),  # the comparison is of the test objects
 )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"ablate: {message}; python -m ouroboros3d ablate --help lists the options.")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -43,7 +37,7 @@ def run(arguments: Sequence[str]) -> None:
         SystemExit: 128 + the signal that stopped it.
     """
     own, extra = _split(arguments)
-    parser = _Parser(prog="ablate", add_help=False, allow_abbrev=False)
+    parser = OneLineParser("ablate")
     parser.add_argument("suite", nargs="?", type=Path, default=Path("ablations/suite.yaml"))
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--jobs", type=int)

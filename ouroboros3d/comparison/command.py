@@ -5,10 +5,10 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
+from ouroboros3d.arguments import OneLineParser
 from ouroboros3d.comparison import figures
 from ouroboros3d.comparison.dashboard import write_dashboard
 from ouroboros3d.comparison.folder import refuse_foreign, replaced
@@ -23,11 +23,6 @@ _PICTURED = 24  # objects; more would make a page that no browser opens gladly
 _SCATTERED = ("mv_psnr", "novel_psnr", "chamfer", "fscore")  # on the page; the dashboard has all headline metrics
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"compare: {message}; python -m ouroboros3d compare --help lists the options.")
-
-
 def run(arguments: Sequence[str]) -> None:
     """Compare tested runs.
 
@@ -38,7 +33,7 @@ def run(arguments: Sequence[str]) -> None:
         ValueError: a wrong argument, runs that may not be compared, damaged results; one line.
         FileNotFoundError: no such folder.
     """
-    parser = _Parser(prog="compare", add_help=False, allow_abbrev=False)
+    parser = OneLineParser("compare")
     parser.add_argument("named", nargs="*", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path)

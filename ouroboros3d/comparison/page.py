@@ -14,6 +14,7 @@ from ouroboros3d.comparison.labels import grouped, headline, interval, number, p
 from ouroboros3d.comparison.outcome import Comparison
 from ouroboros3d.comparison.runs import how_to_test
 from ouroboros3d.comparison.tables import MARKS, caption, explanation, protocols, relative
+from ouroboros3d.html_page import document
 
 _STYLE = """
 :root { --paper: #fbfbfa; --card: #ffffff; --ink: #1d2126; --pale: #68707a; --line: #dfe2e6; --accent: #0b6bcb;
@@ -98,15 +99,7 @@ def page(
     commands = "\n".join([f"# this comparison\n{comparison.command}\n\n# its runs, tested by", *tests])
     parts.append(_card(f"<pre>{escape(commands)}</pre>"))
     title = f"Comparison of {names}"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # The browser itself holds the page to loading nothing.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
-        f"'unsafe-inline'\"><title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(parts)
-        + "\n</main></body></html>\n"
-    )
+    return document(title, _STYLE, parts)
 
 
 def _card(content: str) -> str:

@@ -1,7 +1,6 @@
 """`ObjaverseDataModule`: from a tree of meshes or of posed renders to multi-view batches."""
 
 import hashlib
-import json
 import logging
 import os
 from functools import cached_property, partial
@@ -32,6 +31,7 @@ from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
+from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.render_cache import RenderCache
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
 from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED
@@ -245,8 +245,8 @@ class ObjaverseDataModule(LightningDataModule):
         Raises:
             ValueError: an unknown category or uid, a broken list, or nothing left.
         """
-        chosen = self.tree.select_uids(self.categories, _read_uids("uids", self.uids))
-        skipped = set(_read_uids("skip_uids", self.skip_uids) or ())
+        chosen = self.tree.select_uids(self.categories, read_uids("uids", self.uids))
+        skipped = set(read_uids("skip_uids", self.skip_uids) or ())
         listed = self.tree.listed_splits()
         of_split: dict[Split, list[str]] = {split: [] for split in SPLITS}
         for uid in chosen:
@@ -461,19 +461,3 @@ class ObjaverseDataModule(LightningDataModule):
 def _range(values: Tensor) -> list[float]:
     """Lowest and highest of values, to three decimals."""
     return [round(values.min().item(), 3), round(values.max().item(), 3)]
-
-
-def _read_uids(argument: str, given: list[str] | Path | None) -> list[str] | None:
-    """A list of uids, from a file where it is in one."""
-    if not isinstance(given, Path):
-        return given
-    try:
-        text = given.read_text()
-        uids = json.loads(text) if text.lstrip().startswith("[") else [line.split()[0] for line in text.splitlines()]
-    except (OSError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"{argument}: expected a list, or a file with one uid a line or a JSON array, got {given} ({error})."
-        ) from error
-    if not uids and argument == "uids":
-        raise ValueError(f"uids: expected at least one uid in {given}, got an empty file.")
-    return [str(uid) for uid in uids]

@@ -48,7 +48,7 @@ def model_card(loaded: Loaded, pipeline: OuroborosPipeline, dtype: str) -> str:
         pipeline: made of it.
         dtype: precision of the weights.
     """
-    run = loaded.checkpoint.parent.parent
+    run, sha256 = loaded.checkpoint.parent.parent, sha256_of(loaded.checkpoint)
     origin = _origin(run / "config.yaml")
     maps = pipeline.unet.feedback_maps
     front = {
@@ -68,10 +68,10 @@ def model_card(loaded: Loaded, pipeline: OuroborosPipeline, dtype: str) -> str:
         f"over the views. Weights in {dtype}.",
         _USE,
         f"## Training\n\n{_training(run / 'config.yaml', loaded.content)}\n\n{origin.text}",
-        f"## Results\n\n{_results(run, loaded, pipeline)}",
+        f"## Results\n\n{_results(run, loaded, sha256)}",
         _LIMITS.format(**photo),
         f"Exported by ouroboros3d {metadata.version('ouroboros3d')}, commit {git_commit() or 'unknown'}, from the "
-        f"checkpoint with SHA-256 `{sha256_of(loaded.checkpoint)}`.",
+        f"checkpoint with SHA-256 `{sha256}`.",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -158,12 +158,12 @@ def _front_matter(readme: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _results(run: Path, loaded: Loaded, pipeline: OuroborosPipeline) -> str:
+def _results(run: Path, loaded: Loaded, sha256: str) -> str:
     """The means of the run's test, if it tested this checkpoint as it is exported."""
     file = run / "results.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     sampler = loaded.variant.sampler
-    tested = {"checkpoint_sha256": sha256_of(loaded.checkpoint), "method": pipeline.config["variant"]}
+    tested: dict[str, Any] = {"checkpoint_sha256": sha256, "method": type(loaded.variant).__name__}
     tested |= {name: getattr(sampler, name) for name in ("guidance_min", "guidance_max", "guidance_shape", "seed")}
     tested |= {"steps": sampler.num_steps, **loaded.variant.sampling_protocol()}
     if any(results.get(name) != value for name, value in tested.items()):

@@ -1,14 +1,13 @@
 """`python -m ouroboros3d export`: from a checkpoint to a folder that diffusers loads."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ouroboros3d.arguments import OneLineParser
 from ouroboros3d.experiment import Loaded, load
 from ouroboros3d.export.card import model_card
 from ouroboros3d.export.pipeline import COMPONENTS, VARIANTS, OuroborosPipeline
@@ -26,11 +25,6 @@ _OF_TRAINED_NETWORK = {"trainable", "lora_rank", "gradient_checkpointing", "comp
 _OF_PHOTOS = ("image_size", "num_views", "background", "removal", "radius", "fov_deg")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"export: {message}; python -m ouroboros3d export --help lists the options.")
-
-
 def run(arguments: Sequence[str]) -> None:
     """Export a checkpoint.
 
@@ -41,7 +35,7 @@ def run(arguments: Sequence[str]) -> None:
         ValueError: a wrong argument, or a checkpoint that cannot be exported; one line.
         OSError: no such file, a folder that is not empty, or no room.
     """
-    parser = _Parser(prog="export", add_help=False, allow_abbrev=False)
+    parser = OneLineParser("export")
     parser.add_argument("--ckpt", "--ckpt_path", dest="checkpoint")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--dtype", choices=_DTYPES, default="float32")

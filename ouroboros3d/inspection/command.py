@@ -1,9 +1,8 @@
 """`python -m ouroboros3d check-data`: what a tree of meshes or renders holds, and whether its cameras are right."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ouroboros3d.arguments import OneLineParser
 from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
 from ouroboros3d.datamodules.readers.meshes import MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
@@ -35,11 +35,6 @@ _PICTURED = 12
 _COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"check-data: {message}; python -m ouroboros3d check-data --help lists the options.")
-
-
 def run(arguments: Sequence[str]) -> None:
     """Check a tree.
 
@@ -50,7 +45,7 @@ def run(arguments: Sequence[str]) -> None:
         ValueError: a wrong argument, or a tree of no known format; one line.
         SystemExit: code 1, where there are errors in the data.
     """
-    parser = _Parser(prog="check-data", add_help=False, allow_abbrev=False)
+    parser = OneLineParser("check-data")
     parser.add_argument("root", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--objects", type=int, default=32)

@@ -7,6 +7,7 @@ from html import escape
 
 import numpy as np
 
+from ouroboros3d.html_page import document
 from ouroboros3d.inspection.findings import Finding, verdict
 
 _STYLE = """
@@ -99,15 +100,7 @@ def page(
             "not fit.</p>"
         )
         parts += [_object(shown) for shown in objects]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # The browser itself holds the page to loading nothing.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
-        f"'unsafe-inline'\"><title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(parts)
-        + "\n</main></body></html>\n"
-    )
+    return document(title, _STYLE, parts)
 
 
 def histogram(values: Sequence[float], caption: str, unit: str = "") -> str:

@@ -14,9 +14,9 @@ from ouroboros3d.lightning_modules.generation import SamplerSettings
 from ouroboros3d.networks.pretrained import (
     MEANING,
     WITHOUT_EFFECT,
-    Key,
     LoadReport,
     check_meaning,
+    check_strict,
     check_svd_scheduler,
     load_base_weights,
     load_exported,
@@ -114,7 +114,8 @@ def initialise(module: nn.Module, source: str | PaperWeights) -> dict[str, LoadR
                     "merges them, and name that folder."
                 )
             module.load_state_dict(adapted(module, content, str(path)))
-            reports = {"checkpoint": _taken(module, content["state_dict"], str(path))}
+            report = check_strict(module, content["state_dict"], allow_missing=(rf"^{_ADAPTERS}",), source=str(path))
+            reports = {"checkpoint": report}
         else:
             reports = load_base_weights(path, parts, allow_missing=_NEW)
     for name, report in reports.items():
@@ -138,15 +139,6 @@ def _load_paper(module: nn.Module, weights: PaperWeights) -> dict[str, LoadRepor
         reports["reconstructor"] = load_lgm(reconstructor, weights.lgm)
     reports["unet"] = load_svd_unet(unet, weights.svd)
     return reports
-
-
-def _taken(module: nn.Module, state: dict[str, Tensor], source: str) -> LoadReport:
-    """Which keys of a module a checkpoint gave, all others being new adapters."""
-    keys = (
-        Key(name, tuple(value.shape), "loaded" if name in state else "kept, not in the weights")
-        for name, value in module.state_dict().items()
-    )
-    return LoadReport(tuple(keys), source)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

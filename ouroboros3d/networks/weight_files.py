@@ -116,7 +116,10 @@ def weight_files(source: Path | str, part: FolderPart, get: str, stem: str = "di
     found = find_file(source, names, get)
     if found.suffix == ".safetensors":
         return [found]
-    shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
+    placed = _json_object(found).get("weight_map")
+    if not isinstance(placed, dict):
+        raise ValueError(f"{found}: expected a weight_map from keys to files, got none; {get}.")
+    shards = sorted(set(placed.values()))
     return [find_file(source, [f"{part}/{shard}"], get) for shard in shards]
 
 
@@ -130,7 +133,10 @@ def read_weights(
 
 def read_json(source: Path | str, name: str, get: str) -> dict[str, Any]:
     """A configuration of a folder or a hub repository; arguments and errors as `find_file`."""
-    path = find_file(source, [name], get)
+    return _json_object(find_file(source, [name], get))
+
+
+def _json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

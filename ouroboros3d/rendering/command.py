@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import get_args
 
+from ouroboros3d.arguments import OneLineParser
 from ouroboros3d.datamodules.orbits import OrbitRig
 from ouroboros3d.datamodules.readers.detection import READERS, open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
-from ouroboros3d.datamodules.readers.posed import read_listed
 from ouroboros3d.datamodules.readers.shards import ShardReader
+from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.render_folder import RenderFolder
 from ouroboros3d.datamodules.render_jobs import MapName, Worker
 from ouroboros3d.datamodules.render_process import DEFAULT_MEMORY_MIB, RenderProcess
@@ -23,11 +24,6 @@ from ouroboros3d.rendering.shards import ShardFolder
 
 _MESH_READERS = [name for name, reader in READERS.items() if issubclass(reader, MeshReader)]
 _MIN_MEMORY_MIB = 1024  # the idle rendering process has 730 of them
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"render: {message}; python -m ouroboros3d render --help lists the options.")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -81,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     rig = OrbitRig(image_size=512, orbits=1, views=16)
-    parser = _Parser(prog="render", add_help=False, allow_abbrev=False)
+    parser = OneLineParser("render")
     parser.add_argument("root", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--reader", choices=_MESH_READERS)
@@ -166,21 +162,15 @@ def _assets(options: argparse.Namespace) -> list[Asset]:
             f"root: expected a tree of meshes, got {options.root} with posed renders ({tree.name}), which need no "
             "rendering: --data.root reads them."
         )
-    assets = tree.select(options.categories, _uids(options.uids))[: options.max_objects]
+    given = options.uids
+    named = Path(given[0]) if given and len(given) == 1 and Path(given[0]).is_file() else given
+    assets = tree.select(options.categories, read_uids("uids", named))[: options.max_objects]
     dotted = next((asset.uid for asset in assets if "." in asset.uid), None)
     if options.shards and dotted:
         raise ValueError(
             f"shards: expected uids without a dot, at which WebDataset's keys end, got {dotted!r}; rename it."
         )
     return assets
-
-
-def _uids(given: list[str] | None) -> list[str] | None:
-    """Uids as given, or those of a file: one a line, or a JSON array."""
-    if given is None or len(given) > 1 or not Path(given[0]).is_file():
-        return given
-    path = Path(given[0])
-    return read_listed(path, "array" if path.suffix == ".json" else "lines")
 
 
 def _report(renders: RenderFolder, assets: Sequence[Asset], surface_points: int, seconds: float) -> None:

@@ -18,6 +18,7 @@ from ouroboros3d.networks.weight_files import (
     read_torch,
     read_weights,
     svd_files,
+    weight_files,
 )
 
 
@@ -128,3 +129,11 @@ def test_configurations_that_are_none(tmp_path):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             read_json(tmp_path, "config.json", SVD)
+
+
+@pytest.mark.parametrize(("content", "message"), [("{", "expected JSON"), ("{}", "expected a weight_map from keys")])
+def test_a_damaged_index_of_shards_is_named(tmp_path, content, message):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"index\.json: {message}"):
+        weight_files(tmp_path, "unet", "get it")

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from os import scandir
 from pathlib import Path
 
@@ -83,13 +84,13 @@ class MeshFolderReader(MeshReader):
         Raises:
             ValueError: two meshes would have one name.
         """
-        return list(self._paths())
+        return list(self._paths)
 
     def assets(self, uids: list[str]) -> list[Asset]:
         """Name and file; a plain folder knows no more."""
-        paths = self._paths()
-        return [Asset(uid, paths[uid]) for uid in uids]
+        return [Asset(uid, self._paths[uid]) for uid in uids]
 
+    @cached_property
     def _paths(self) -> dict[str, Path]:
         named = [(path.stem, path) for path in _mesh_files(self.root)]
         for folder in folder_names(self.root):

@@ -1,6 +1,7 @@
 """What all readers share: the objects of a tree, and how they are chosen."""
 
 import difflib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
@@ -88,3 +89,27 @@ def check_known(argument: str, wanted: set[str], known: Iterable[str], where: st
         near = list(dict.fromkeys(difflib.get_close_matches(name, names, n=5) + inside))[:5]
         hint = f"did you mean {', '.join(near)}?" if near else f"for example {', '.join(names[:5]) or 'none'}."
         raise ValueError(f"{argument}: expected names among the {where}, got {name!r}; {hint}")
+
+
+def read_uids(argument: str, given: list[str] | Path | None) -> list[str] | None:
+    """A list of uids, from a file where it is in one: one uid a line, the rest of the line aside, or a JSON array.
+
+    Args:
+        argument: what it was given as.
+        given: the list, or the file; None for no list.
+
+    Raises:
+        ValueError: no such file, another one, or an empty one.
+    """
+    if not isinstance(given, Path):
+        return given
+    try:
+        text = given.read_text()
+        uids = json.loads(text) if text.lstrip().startswith("[") else [line.split()[0] for line in text.splitlines()]
+    except (OSError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{argument}: expected a list, or a file with one uid a line or a JSON array, got {given} ({error})."
+        ) from error
+    if not uids and argument == "uids":
+        raise ValueError(f"uids: expected at least one uid in {given}, got an empty file.")
+    return [str(uid) for uid in uids]
