@@ -1,10 +1,8 @@
 """Runs: which configuration, which folder and which checkpoint a command works with; the LightningCLI behind it."""
 
 import hashlib
-import itertools
 import json
 import logging
-import os
 import re
 import signal
 import sys
@@ -12,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 from jsonargparse import ArgumentError, Namespace
@@ -23,9 +21,19 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost_a_process
 from ouroboros3d.callbacks.results import ResultsWriter
-from ouroboros3d.files import lock, remove_parts, sha256_of, whole
+from ouroboros3d.files import remove_parts, sha256_of, whole
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, check_files, read_checkpoint
+from ouroboros3d.run_folders import (
+    LOCK,
+    choose,
+    lock_run,
+    option_value,
+    place_fit,
+    place_use,
+    take_images,
+    without_option,
+)
 
 _DEFAULTS = Path(__file__).with_name("defaults.yaml")
 _LONG_HELP = {
@@ -38,9 +46,6 @@ _WITHOUT_EFFECT = {
     *("batch_size", "num_workers", "memory_limit_mb"),
     *("cache_dir", "render_workers", "render_timeout_s", "retry_failed"),
 }
-_VERSION_OF_LAUNCHER = "OUROBOROS3D_RUN_VERSION"  # processes that a strategy starts join the first one's run
-_LOCK = ".fit.lock"
-_OF_A_RUN = ("global_step", "callbacks", "loops", "pytorch-lightning_version")
 _log = logging.getLogger("ouroboros3d")
 
 
@@ -170,22 +175,22 @@ def run(command: str, arguments: Sequence[str]) -> None:
         SystemExit: code 128 + signal, told to stop by one.
     """
     _quieten()
-    resumed = command == "fit" and _value(arguments, "--resume") is not None
-    options = _without(arguments, "--resume")
+    resumed = command == "fit" and option_value(arguments, "--resume") is not None
+    options = without_option(arguments, "--resume")
     arguments = ["--config" if argument == "-c" else argument for argument in arguments]
     claimed: Path | None = None
     if any(argument.startswith(("--help.all", "--model.help", "--data.help")) for argument in arguments):
         arguments = [_LONG_HELP[a] if a in _LONG_HELP and a == arguments[-1] else a for a in arguments]
     elif command == "fit":
-        arguments, claimed = _place_fit(arguments)
+        arguments, claimed = place_fit(arguments)
     else:
         if command == "predict":
-            arguments = _take_images(arguments)
-        arguments, claimed = _place_use(command, arguments)
+            arguments = take_images(arguments)
+        arguments, claimed = place_use(command, arguments)
     watch = ProcessWatch()
     writers: dict[str, list[Callback]] = {"test": [ResultsWriter()], "predict": [PredictionWriter()]}
     callbacks = [watch, *writers.get(command, [])]
-    training = _lock_run(arguments) if command == "fit" else None
+    training = lock_run(arguments) if command == "fit" else None
     try:
         Commands(
             ImageTo3D,
@@ -217,8 +222,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
         if training:
             training.close()
         if claimed and is_first_process():  # a command that was refused leaves nothing behind
-            if [path.name for path in claimed.iterdir()] == [_LOCK]:
-                (claimed / _LOCK).unlink()
+            if [path.name for path in claimed.iterdir()] == [LOCK]:
+                (claimed / LOCK).unlink()
             for folder in (claimed, *claimed.parents[:2]):
                 with suppress(OSError):  # not empty
                     folder.rmdir()
@@ -268,7 +273,7 @@ def load(command: str, arguments: Sequence[str]) -> Loaded:
         FileNotFoundError: no such file.
     """
     _quieten()
-    arguments, _ = _choose(command, ["--config" if argument == "-c" else argument for argument in arguments])
+    arguments, _ = choose(command, ["--config" if argument == "-c" else argument for argument in arguments])
     photos = ["--data=ouroboros3d.datamodules.photos.PhotoDataModule", "--data.init_args.images=[]"]
     try:
         loading = Loading(
@@ -294,78 +299,6 @@ def load(command: str, arguments: Sequence[str]) -> Loaded:
     return Loaded(variant, config, checkpoint, content)
 
 
-def _place_fit(arguments: list[str]) -> tuple[list[str], Path | None]:
-    """Claim the run's folder, and refuse one that exists: the arguments that name it, and the folder if it is new."""
-    if run := _value(arguments, "--resume"):
-        return _resume(_without(arguments, "--resume"), Path(run)), None
-    _check_checkpoint(_value(arguments, "--ckpt_path"))
-    runs = Path(_value(arguments, "--runs") or "runs")
-    experiment = _value(arguments, "--experiment") or _experiment_name(_values(arguments, "--config")) or "staged"
-    return _new_run(arguments, runs, experiment)
-
-
-def _lock_run(arguments: Sequence[str]) -> IO[str] | None:
-    """Keep other fits out of a run's folder, which would mix their checkpoints and curves.
-
-    Raises:
-        ValueError: another process trains this run.
-    """
-    parts = [_value(arguments, f"--{name}") for name in ("runs", "experiment", "version")]
-    folder = Path(*(part for part in parts if part))
-    if not is_first_process() or not folder.is_dir() or "--print_config" in arguments:
-        return None
-    try:
-        return lock(folder / _LOCK)
-    except BlockingIOError as error:
-        raise ValueError(
-            f"fit: expected nobody else at work on {folder}, got a fit that is running; wait for it or end it."
-        ) from error
-
-
-def _resume(arguments: list[str], run: Path) -> list[str]:
-    """Go on with a run in its own folder, from its last checkpoint, or from its beginning where it has none yet."""
-    if not (run / "config.yaml").is_file():
-        raise FileNotFoundError(
-            f"resume: expected the folder of a run, such as runs/recursive/version_0, got {run} without a config.yaml."
-        )
-    for option in ("--ckpt_path", "--runs", "--experiment", "--version"):
-        if _value(arguments, option):
-            raise ValueError(
-                f"resume: expected no {option}, since a run goes on from its own last checkpoint in its own folder; "
-                "leave one of the two out."
-            )
-    own = _named_folder(run / "config.yaml")
-    if own is None or own.resolve() != run.resolve():  # the best score so far belongs to a path as it was written
-        raise ValueError(
-            f"resume: expected a run at the path that its config.yaml names, got {run} with {own}; call it where that "
-            f"path is the run, or start another one with --config {run / 'config.yaml'} --ckpt_path CHECKPOINT."
-        )
-    last = own / "checkpoints" / "last.ckpt"
-    arguments = [f"--config={run / 'config.yaml'}", *arguments]
-    arguments += _run_arguments(own.parents[1], own.parent.name, own.name)
-    if not last.exists():
-        return arguments
-    _check_checkpoint(str(last))
-    return [*arguments, f"--ckpt_path={last}", "--model.init_args.base_weights=null"]  # it holds every weight
-
-
-def _new_run(arguments: list[str], runs: Path, experiment: str) -> tuple[list[str], Path | None]:
-    version = _value(arguments, "--version")
-    if not is_first_process():
-        # Lightning tells every rank the first one's folder before anything is written.
-        version = os.environ.get(_VERSION_OF_LAUNCHER, version or "version_0")
-        return [*arguments, *_run_arguments(runs, experiment, version)], runs / experiment / version
-    if "--print_config" in arguments:
-        return [*arguments, *_run_arguments(runs, experiment, version or "version_0")], None
-    folder = _claim(runs / experiment, version)
-    os.environ[_VERSION_OF_LAUNCHER] = folder.name
-    return [*arguments, *_run_arguments(runs, experiment, folder.name)], folder
-
-
-def _run_arguments(runs: Path, experiment: str, version: str) -> list[str]:
-    return [f"--runs={runs}", f"--experiment={experiment}", f"--version={version}"]
-
-
 def _first_step(config: Any) -> int:  # noqa: ANN401 - jsonargparse's Namespace
     """The step that a fit goes on from."""
     return int(read_checkpoint(Path(config.ckpt_path))["global_step"]) if config.ckpt_path else 0
@@ -373,172 +306,6 @@ def _first_step(config: Any) -> int:  # noqa: ANN401 - jsonargparse's Namespace
 
 def _folder(config: Any) -> Path:  # noqa: ANN401 - jsonargparse's Namespace has what is put into it
     return Path(config.runs, config.experiment, config.version)
-
-
-def _claim(experiment: Path, version: str | None) -> Path:
-    """Make a run's folder: the named one, or the first version_N that is free; of two processes each gets its own."""
-    for name in [version] if version else map("version_{}".format, itertools.count()):
-        with suppress(FileExistsError):
-            (experiment / name).mkdir(parents=True)
-            return experiment / name
-    raise FileExistsError(
-        f"run folder: {experiment / str(version)} exists already, and a run never overwrites another; "
-        "choose another --version or leave it out."
-    )
-
-
-def _check_checkpoint(checkpoint: str | None) -> None:
-    if checkpoint is None:
-        return
-    if Path(checkpoint).is_dir():
-        raise ValueError(
-            f"ckpt_path: expected one file, got the folder {checkpoint}, which DeepSpeed or FSDP wrote in shards; "
-            "docs/clusters.md says how to make its weights one file, which --model.base_weights takes."
-        )
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(
-            f"ckpt_path: no file {checkpoint}; a run's checkpoints are in runs/NAME/VERSION/checkpoints."
-        )
-    lacks = [key for key in _OF_A_RUN if key not in read_checkpoint(Path(checkpoint))]
-    if lacks:
-        raise ValueError(
-            f"ckpt_path: expected a checkpoint that a run wrote, got {checkpoint} without {', '.join(lacks)}; weights "
-            "alone are what --model.base_weights takes."
-        )
-
-
-def _place_use(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
-    """Choose the checkpoint, its configuration and the folder that the results go to; the folder if it is new."""
-    arguments, configs = _choose(command, arguments)
-    run = _run_of(configs)
-    if run and not (_value(arguments, "--experiment") or _value(arguments, "--version")):
-        return [*arguments, *_run_arguments(run.parents[1], run.parent.name, run.name)], None
-    experiment = _value(arguments, "--experiment") or _experiment_name(configs) or "staged"
-    return _new_run(arguments, Path(_value(arguments, "--runs") or "runs"), experiment)
-
-
-def _choose(command: str, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Choose the checkpoint and its configuration: the arguments with both, and the configuration's files."""
-    runs = Path(_value(arguments, "--runs") or "runs")
-    checkpoint = _value(arguments, "--ckpt_path")
-    configs = _values(arguments, "--config")
-    if checkpoint is None:
-        run = _run_of(configs)
-        checkpoint = str(
-            newest_checkpoint(run, ".") if run else newest_checkpoint(runs, f"{_experiment_name(configs) or '*'}/*")
-        )
-        print(f"{command}: the newest run's best checkpoint, {checkpoint}", flush=True)
-    _check_checkpoint(checkpoint)
-    # Last, because a run's configuration says `ckpt_path: null`, and a later value wins over an earlier one.
-    arguments.append(f"--ckpt_path={checkpoint}")
-    # The checkpoint holds every weight: where training started from may be gone by now.
-    arguments.append("--model.init_args.base_weights=null")
-    if not configs:
-        config = Path(checkpoint).resolve().parents[1] / "config.yaml"
-        if not config.is_file():
-            raise FileNotFoundError(f"config: no {config} beside the checkpoint; name one with --config.")
-        configs = [str(config)]
-        arguments = [f"--config={config}", *arguments]
-    return arguments, configs
-
-
-def _run_of(configs: Sequence[str]) -> Path | None:
-    """The run whose own configuration is the first one named."""
-    if not configs or Path(configs[0]).name != "config.yaml":
-        return None
-    folder = Path(configs[0]).resolve().parent
-    if folder.is_relative_to(Path.cwd()) and len(folder.relative_to(Path.cwd()).parts) > 2:
-        folder = folder.relative_to(Path.cwd())  # shorter to read
-    named = _named_folder(Path(configs[0]))  # a run that only tests has no checkpoints
-    is_run = (folder / "checkpoints").is_dir() or (named is not None and named.parts[-2:] == folder.parts[-2:])
-    return folder if is_run else None
-
-
-def _named_folder(config: Path) -> Path | None:
-    """The folder that a run's configuration names; None for a file without one, of which the parser says more."""
-    try:
-        named = yaml.safe_load(config.read_text())
-        return Path(named["runs"], named["experiment"], named["version"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        return None
-
-
-def _take_images(arguments: list[str]) -> list[str]:
-    """Turn `--image FILE` and `--elevation_deg D` into a `PhotoDataModule` that keeps the run's own camera settings."""
-    images = _values(arguments, "--image")
-    if not images:
-        raise ValueError("predict: expected --image FILE, got none; it may be given several times.")
-    missing = [image for image in images if not Path(image).is_file()]
-    if missing:
-        raise FileNotFoundError(f"image: no file {missing[0]}.")
-    elevation = _value(arguments, "--elevation_deg") or "10"
-    kept = _without(_without(arguments, "--image"), "--elevation_deg")
-    return [
-        *kept,
-        "--data=ouroboros3d.datamodules.photos.PhotoDataModule",
-        f"--data.init_args.images={json.dumps(images)}",
-        f"--data.init_args.elevation_deg={elevation}",
-    ]
-
-
-def newest_checkpoint(runs: Path, pattern: str = "*/*") -> Path:
-    """The best checkpoint of the run that saved one last.
-
-    Args:
-        runs: where runs are kept.
-        pattern: of their folders in it.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    names = ("best*.ckpt", "last.ckpt")  # a run that ended before its first validation has only the last one
-    found = [path for name in names for path in runs.glob(f"{pattern}/checkpoints/{name}")]
-    newest_run = max((path.stat().st_mtime, path.parent) for path in found)[1] if found else None
-    found = [path for path in found if path.parent == newest_run]
-    if not found:
-        raise FileNotFoundError(
-            f"runs: no checkpoint in {runs}/{pattern}/checkpoints; train first (python -m ouroboros3d fit --config "
-            "ablations/recursive.yaml) or name a checkpoint with --ckpt_path."
-        )
-    return found[0]
-
-
-def _experiment_name(configs: Sequence[str]) -> str | None:
-    """An experiment is called as its ablation's file, or as the experiment whose run's configuration is used again."""
-    run = _run_of(configs)
-    if run:
-        return run.parent.name
-    names = [Path(config).stem for config in configs if Path(config).parent.name not in ("scales", "strategies")]
-    return names[0] if names else None
-
-
-def _values(arguments: Sequence[str], option: str) -> list[str]:
-    """All values given to an option, as `--option value` or `--option=value`."""
-    found = []
-    for index, argument in enumerate(arguments):
-        if argument == option and index + 1 < len(arguments):
-            found.append(arguments[index + 1])
-        elif argument.startswith(f"{option}="):
-            found.append(argument.removeprefix(f"{option}="))
-    return found
-
-
-def _value(arguments: Sequence[str], option: str) -> str | None:
-    values = _values(arguments, option)
-    if not values:
-        return None
-    # Lightning's logger takes a bare number for version_NUMBER.
-    return f"version_{values[-1]}" if option == "--version" and values[-1].isdigit() else values[-1]
-
-
-def _without(arguments: Sequence[str], option: str) -> list[str]:
-    """The arguments less an option and its values."""
-    befores = ["", *arguments]
-    return [
-        argument
-        for before, argument in zip(befores, arguments, strict=False)
-        if option not in (before, argument) and not argument.startswith(f"{option}=")
-    ]
 
 
 def _meant(message: str) -> str:

@@ -12,11 +12,12 @@ from zipfile import ZipFile
 import pytest
 import torch
 import yaml
+from commands import refusal
 from PIL import Image, ImageDraw
 
 from ouroboros3d.cli import main
-from ouroboros3d.experiment import _claim
 from ouroboros3d.gaussians import load_ply
+from ouroboros3d.run_folders import claim
 
 ROOT = Path(__file__).parents[1]
 ABLATIONS = sorted(path for path in (ROOT / "ablations").glob("*.yaml") if path.stem != "suite")
@@ -24,7 +25,7 @@ ABLATIONS = sorted(path for path in (ROOT / "ablations").glob("*.yaml") if path.
 _KILLED = """
 import os, signal, sys
 from ouroboros3d.cli import main
-from ouroboros3d.experiment import _claim
+from ouroboros3d.run_folders import claim
 from ouroboros3d.lightning_modules.recursive import Recursive
 step = Recursive.training_losses
 def kill(self, *args):
@@ -43,28 +44,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, a shared cache of views, and errors as a user sees them."""
-    monkeypatch.chdir(tmp_path)
+def here(here: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same with a shared cache of views."""
     monkeypatch.setenv("OUROBOROS3D_CACHE", str(cache))
-    monkeypatch.delenv("OUROBOROS3D_DEBUG", raising=False)
-    monkeypatch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
-    return tmp_path
+    return here
 
 
 def fit(name: str, *more: str) -> None:
     main(["fit", f"--config={ROOT / 'ablations' / name}.yaml", TINY, *more])
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a wrong command answers with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ouroboros3d: error: ")]
-    assert len(errors) == 1
-    return errors[0]
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
@@ -292,7 +279,7 @@ def test_an_existing_run_folder_is_never_overwritten(here: Path, capsys: pytest.
 
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(lambda _: _claim(tmp_path / "runs" / "staged", None), range(8)))
+        claimed = list(pool.map(lambda _: claim(tmp_path / "runs" / "staged", None), range(8)))
     assert {folder.name for folder in claimed} == {f"version_{number}" for number in range(8)}
 
 
