@@ -72,6 +72,15 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and errors as a user sees them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OUROBOROS3D_DEBUG", raising=False)
+    monkeypatch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
+    return tmp_path
+
+
 # The stray-file guard: a test writes under tmp_path, and a run that leaves anything else in the working folder fails.
 _BEFORE = pytest.StashKey[set[str]]()
 _STRAY = pytest.StashKey[list[str]]()

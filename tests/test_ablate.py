@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 import yaml
@@ -38,11 +39,9 @@ TINY = [
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OUROBOROS3D_DEBUG", raising=False)
+def here(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return tmp_path
+    return here
 
 
 def write_suite(path: Path, *experiments: object, **more: object) -> Path:
@@ -51,13 +50,7 @@ def write_suite(path: Path, *experiments: object, **more: object) -> Path:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main(["ablate", *arguments])
-    assert ended.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ouroboros3d: error: ")]
-    assert len(lines) == 1
-    return lines[0]
+    return commands.refusal(capsys, "ablate", *arguments)
 
 
 def manifest(suite: str = "pair") -> dict[str, dict]:

@@ -6,21 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_variants import parts, two_objects
 from torch import Tensor
 
 from ouroboros3d.batch import MultiviewBatch
-from ouroboros3d.cameras import Cameras
 from ouroboros3d.cli import main
+from ouroboros3d.lightning_modules.generation import SamplerSettings
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.inference_combined import InferenceCombined
 from ouroboros3d.lightning_modules.recursive import Recursive
 from ouroboros3d.lightning_modules.seeding import seeded
 from ouroboros3d.lightning_modules.staged import Staged
-from ouroboros3d.networks.codecs import PixelCodec
-from ouroboros3d.networks.image_encoder import ImageEncoder
-from ouroboros3d.networks.lgm import LGM
-from ouroboros3d.networks.multiview_unet import MultiviewUNet
-from ouroboros3d.renderers.gaussians import GaussianRenderer
 
 pytestmark = pytest.mark.gpu
 
@@ -30,40 +26,12 @@ VARIANTS = [Staged, InferenceCombined, Recursive]
 
 
 def variant(kind: type[ImageTo3D]) -> ImageTo3D:
-    """A tiny one with real components; its weights depend on nothing but their seed."""
-    torch.manual_seed(0)
-    unet = MultiviewUNet(
-        in_channels=96,
-        out_channels=48,
-        block_out_channels=(32, 32),
-        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-        layers_per_block=1,
-        num_attention_heads=(1, 1),
-        cross_attention_dim=32,
-        addition_time_embed_dim=32,
-        projection_class_embeddings_input_dim=96,
-        feedback_maps=("colour", "coordinates") if kind is Recursive else (),
-        feedback_downscale=4,
-    )
-    return kind(
-        unet=unet,
-        reconstructor=LGM(16, (32, 32), (False, True), True, (32,), (False,), 1, 8, 1),
-        codec=PixelCodec(4, scale=1.0),
-        image_encoder=ImageEncoder(32, 1, 1, 16, 8, 32),
-        renderer=GaussianRenderer(),
-        base_weights=None,
-    )
+    maps = ("colour", "coordinates") if kind is Recursive else ()
+    return kind(**{**parts(maps), "sampler": SamplerSettings()})
 
 
 def batch(device: str) -> MultiviewBatch:
-    torch.manual_seed(1)
-    orbit = Cameras.orbit(torch.arange(4) * 90.0, 10.0, 1.7417, 39.598)
-    novel = Cameras.orbit([30.0, 200.0], [25.0, -5.0], 1.7417, 39.598)
-    cameras, world = Cameras.cat([Cameras.cat([orbit, novel], 0)[None]] * 2, 0).relative_to_first()
-    images, alpha = torch.rand(2, 6, 3, 16, 16), (torch.rand(2, 6, 1, 16, 16) > 0.5).float()
-    whole = (images[:, :4], alpha[:, :4], cameras[:, :4], images[:, 4:], alpha[:, 4:], cameras[:, 4:])
-    return MultiviewBatch(("a", "b"), *whole, torch.ones(2, 3), world).to(device)
+    return two_objects().to(device)
 
 
 def losses(module: ImageTo3D, device: str) -> dict[str, Tensor]:

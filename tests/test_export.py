@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import refusal
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
@@ -93,17 +94,6 @@ def export(use: str) -> Path:
 def quiet(pipeline: OuroborosPipeline) -> OuroborosPipeline:
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a wrong command answers with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ouroboros3d: error: ")]
-    assert len(errors) == 1
-    return errors[0]
 
 
 @pytest.fixture(scope="module")

@@ -37,14 +37,6 @@ TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1"]
 ONE = ["--data.batch_size=2"]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OUROBOROS3D_DEBUG", raising=False)
-    monkeypatch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
-    return tmp_path
-
-
 def curve(run: Path, tag: str) -> tuple[list[int], list[float]]:
     events = EventAccumulator(str(run))
     events.Reload()

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import torch
 import yaml
@@ -28,14 +29,6 @@ STEPS = [
     "--trainer.callbacks+=" + LAST,
     "--trainer.callbacks.every_n_steps=5",
 ]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OUROBOROS3D_DEBUG", raising=False)
-    monkeypatch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
-    return tmp_path
 
 
 def _die_in(method: str, after: int) -> None:
@@ -167,13 +160,7 @@ def test_a_run_without_a_checkpoint_starts_again(here: Path) -> None:
 
 def test_what_cannot_go_on_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refusal(*arguments: str) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["fit", *arguments])
-        assert ended.value.code == 2
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ouroboros3d: error: ")]
-        assert len(lines) == 1
-        return lines[0]
+        return commands.refusal(capsys, "fit", *arguments)
 
     assert "got nowhere without a config.yaml" in refusal("--resume", "nowhere")
     main([*RECURSIVE, "--trainer.max_steps=1", "--version=one"])

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import torch
 import yaml
@@ -29,14 +30,6 @@ ROOT = Path(__file__).parents[1]
 ABLATIONS = ROOT / "ablations"
 TINY = ROOT / "tests" / "tiny.yaml"
 SVD_TINY = ROOT / "tests" / "svd_tiny.yaml"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OUROBOROS3D_DEBUG", raising=False)
-    monkeypatch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
-    return tmp_path
 
 
 @cache
@@ -68,14 +61,7 @@ def built(config: dict[str, Any], device: str = "cpu", base_weights: dict[str, A
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a wrong command answers with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main(["fit", *arguments])
-    assert stopped.value.code == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("ouroboros3d: error: ")
-    return line
+    return commands.refusal(capsys, "fit", *arguments)
 
 
 # Scales.

@@ -221,14 +221,6 @@ def test_lora_starts_as_the_plain_network_and_merges_into_one(batch: MultiviewBa
 # ------------------------------------------------------------------------------------------------ whole runs
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("OUROBOROS3D_DEBUG", raising=False)
-    monkeypatch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
-    return tmp_path
-
-
 def checkpoint(run: str) -> dict[str, object]:
     return torch.load(f"runs/recursive/{run}/checkpoints/last.ckpt", weights_only=True)
 

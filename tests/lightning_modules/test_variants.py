@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_variants import parts, two_objects
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -23,49 +24,12 @@ from ouroboros3d.lightning_modules.recursive import Recursive
 from ouroboros3d.lightning_modules.seeding import seeded
 from ouroboros3d.lightning_modules.staged import Staged
 from ouroboros3d.lightning_modules.weights import adapted
-from ouroboros3d.networks.codecs import PixelCodec
-from ouroboros3d.networks.image_encoder import ImageEncoder
-from ouroboros3d.networks.lgm import LGM
-from ouroboros3d.networks.multiview_unet import MultiviewUNet
 from ouroboros3d.networks.pretrained import WITHOUT_EFFECT
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.rendering import encode_coordinates
 
 MAPS = ("colour", "coordinates")
 F = {"unet", "rays"}  # parts of the diffusion network that every variant has
-
-
-def parts(feedback_maps: tuple[str, ...] = ()) -> dict[str, object]:
-    """Tiny real components; the same weights whatever the feedback."""
-    torch.manual_seed(0)
-    reconstructor = LGM(16, (32, 32), (False, True), True, (32,), (False,), 1, 8, 1, time_embedding=True)
-    with torch.no_grad():
-        reconstructor.conv.bias[4:7] -= 1.0  # smaller Gaussians than at random, as a trained one has
-    encoder = ImageEncoder(32, 1, 1, 16, 8, 32)
-    unet = MultiviewUNet(
-        96,
-        48,
-        (32, 32),
-        ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-        1,
-        (1, 1),
-        32,
-        1,
-        32,
-        96,
-        feedback_maps,
-        4,
-    )
-    return {
-        "unet": unet,
-        "reconstructor": reconstructor,
-        "codec": PixelCodec(4, scale=1.0),
-        "image_encoder": encoder,
-        "renderer": GaussianRenderer(),
-        "sampler": SamplerSettings(num_steps=5, sigma_max=80.0),
-        "base_weights": None,
-    }
 
 
 def staged(**other: object) -> Staged:
@@ -78,22 +42,7 @@ def recursive(maps: tuple[str, ...] = MAPS, **other: object) -> Recursive:
 
 @pytest.fixture
 def batch() -> MultiviewBatch:
-    torch.manual_seed(1)
-    views = Cameras.orbit(torch.arange(4) * 90.0, 10.0, 1.7417, 39.598)
-    novel = Cameras.orbit([30.0, 200.0], [25.0, -5.0], 1.7417, 39.598)
-    every, world = Cameras.cat([Cameras.cat([views, novel], 0)[None]] * 2, 0).relative_to_first()
-    images, alpha = torch.rand(2, 6, 3, 16, 16), (torch.rand(2, 6, 1, 16, 16) > 0.5).float()
-    return MultiviewBatch(
-        ("a", "b"),
-        images[:, :4],
-        alpha[:, :4],
-        every[:, :4],
-        images[:, 4:],
-        alpha[:, 4:],
-        every[:, 4:],
-        torch.ones(2, 3),
-        world,
-    ).validate()
+    return two_objects()
 
 
 def generate(module: ImageTo3D, batch: MultiviewBatch, **other: object) -> tuple[Tensor, Tensor]:
