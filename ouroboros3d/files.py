@@ -1,4 +1,4 @@
-"""Files that other processes may be reading or writing, and what names a file's content and the code's state."""
+"""Files that other processes may be reading or writing, where they are kept, and what names content and code."""
 
 import fcntl
 import hashlib
@@ -65,6 +65,18 @@ def replace_text(path: Path, text: str) -> None:
         part.write_text(text)
 
 
+def append_line(path: Path, text: str) -> None:
+    """Append a line to a file that other processes append to as well; a file that is not there is made."""
+    line = f"{text}\n".encode()
+    # One write of one short line in append mode does not mix with another process's.
+    with path.open("ab+", buffering=0) as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a killed writer left its line open: close it, so that this one counts
+                line = b"\n" + line
+        file.write(line)
+
+
 def lock(path: Path) -> IO[str]:
     """Lock a file until it is closed or its process ends; a file that is not there is made.
 
@@ -87,6 +99,12 @@ def sha256_of(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def default_cache_dir() -> Path:
+    """`$OUROBOROS3D_CACHE`, or `ouroboros3d/` in the user's cache folder."""
+    named = os.environ.get("OUROBOROS3D_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ouroboros3d"
 
 
 def git_commit() -> str | None:

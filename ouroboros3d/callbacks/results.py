@@ -165,10 +165,12 @@ class ResultsWriter(Callback):
 
     def _write(self, trainer: Trainer, entries: list[dict[str, Any]]) -> None:
         assert self._journal is not None
+        failed = trainer.datamodule.failed  # type: ignore[attr-defined]
         if trainer.world_size > 1:
-            gathered: list[list[dict[str, Any]]] = [[] for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(gathered, entries)
-            entries = [entry for part in gathered for entry in part]
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, (entries, failed))
+            entries = [entry for part, _ in gathered for entry in part]
+            failed = {uid: reason for _, part in gathered for uid, reason in part.items()}
         if not trainer.is_global_zero:
             return
         # A sampler pads the last batch by repeating objects; each counts once.
@@ -178,7 +180,6 @@ class ResultsWriter(Callback):
         if moments.shape[1]:  # there are novel views
             for row, value in zip(rows, best_constant_psnr(moments).nanmean(1).tolist(), strict=True):
                 row["constant_psnr_foreground"] = value
-        failed = trainer.datamodule.failed  # type: ignore[attr-defined]
         rows += [{"uid": uid, "status": reason} for uid, reason in sorted(failed.items())]
         means = _means(rows)
         curves = mean_curves([entry["steps"] for entry in entries if entry["steps"]])

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras, crop_intrinsics
+from ouroboros3d.datamodules.quarantine import Quarantine
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
 from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.splits import hashed_integer, hashed_uniform
@@ -29,6 +30,8 @@ ViewSelection = Literal["uniform", "published"]
 PUBLISHED_ORBIT, PUBLISHED_VIEWS = 16, (0, 2, 4, 6, 8, 10, 12, 15)
 # Objects whose cameras are remembered: some kilobytes each.
 _OPEN_OBJECTS = 4096
+# Objects that a draw tries: where half of a tree is broken, all of these fail once in 4 billion draws.
+_TRIES = 32
 _LEVELS: dict[Background, float] = {"white": 1.0, "grey": 0.5, "black": 0.0, "random": 1.0}
 
 
@@ -184,6 +187,9 @@ class MultiviewDataset(Dataset[Sample]):
     Indexed by `Draw` (training: random ring, input view, novel views, background) or by an integer (the one fixed
     sample of that object, whatever the seed).
 
+    With a quarantine, an object that cannot be read is listed there. A draw of it shows another object instead, which
+    follows from the draw alone: what else is broken or listed, and which process reads it, changes no other sample.
+
     Args:
         views: the decoded views.
         uids: the objects.
@@ -194,6 +200,7 @@ class MultiviewDataset(Dataset[Sample]):
         surface_points: points of the true surface in fixed samples; 0 = no true geometry.
         view_selection: `uniform` takes views that are evenly spread from the input on; `published` takes those of the
             published loader.
+        quarantine: where objects are listed that cannot be read; None for trees that have none.
     """
 
     def __init__(
@@ -206,6 +213,7 @@ class MultiviewDataset(Dataset[Sample]):
         seed: int,
         surface_points: int = 0,
         view_selection: ViewSelection = "uniform",
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.views = views
         self.uids = list(uids)
@@ -215,53 +223,93 @@ class MultiviewDataset(Dataset[Sample]):
         self.seed = seed
         self.surface_points = surface_points
         self.view_selection = view_selection
+        self.quarantine = quarantine
 
     def __len__(self) -> int:
         """How many objects."""
         return len(self.uids)
 
-    def __getitem__(self, key: Draw | int) -> Sample:
-        """One sample.
+    def __getitem__(self, key: Draw | int) -> Sample | None:  # type: ignore[override]  # `collate` leaves None out
+        """One sample; None for a fixed one that cannot be read and was listed for it.
 
         Raises:
-            SampleError: a view is missing or unreadable, or the object has too few.
+            SampleError: a view is missing or unreadable, and there is no quarantine or nothing else to draw.
+            ValueError: the object has too few views.
         """
-        geometry = None
-        uid = self.uids[key.item if isinstance(key, Draw) else key]
-        rings, cameras = self._rings(uid), self.views.cameras(uid)
         if isinstance(key, Draw):
-            generator = torch.Generator().manual_seed(hashed_integer("sample", self.seed, key.epoch, key.repeat, uid))
-            ring = rings[int(torch.randint(len(rings), (), generator=generator))]
-            start = int(torch.randint(len(ring), (), generator=generator))
-            generated = self._generated(cameras, ring, start)
-            others = [view for view in range(len(cameras.c2w_opencv)) if view not in generated]
-            order = torch.randperm(len(others), generator=generator)[: self.num_target_views]
-            targets = [others[int(place)] for place in order]
-            drawn = self.background == "random"
-            background = torch.rand(3, generator=generator) if drawn else solid_colour(self.background)
-        else:
-            generated = self._generated(cameras, rings[0], 0)
-            others = [view for view in range(len(cameras.c2w_opencv)) if view not in generated]
-            targets = sorted(others, key=lambda view: hashed_uniform("target", uid, view))[: self.num_target_views]
-            background = solid_colour(self.background)
-            if self.surface_points:
-                whole = self.views.reader.true_geometry(uid, self.surface_points)
-                geometry = replace(whole, coordinates=whole.coordinates[generated])
+            return self._drawn(key)
+        uid = self.uids[key]
+        try:
+            return self._fixed(uid)
+        except SampleError as error:
+            if self.quarantine is None:
+                raise
+            self.quarantine.add(uid, str(error))
+            return None
+
+    def _drawn(self, draw: Draw) -> Sample:
+        """A random sample of the drawn object, or of one that takes its place."""
+        drawn = (self.seed, draw.epoch, draw.repeat, self.uids[draw.item])
+        uid, broken = self.uids[draw.item], dict[str, str]()
+        for attempt in range(_TRIES):
+            if attempt:
+                uid = self.uids[hashed_integer("instead", *drawn, attempt) % len(self.uids)]
+            if uid in broken:
+                continue
+            try:
+                sample = self._random(uid, hashed_integer("sample", *drawn, *([uid] if attempt else [])))
+            except SampleError as error:
+                if self.quarantine is None:
+                    raise
+                broken[uid] = str(error)
+                continue
+            # Listed only now: where no object can be read, the disk is away and the objects are not to blame.
+            if self.quarantine is not None:
+                for name, reason in broken.items():
+                    self.quarantine.add(name, reason)
+            return sample
+        raise SampleError(
+            f"{next(iter(broken.values()))} None of the {len(broken)} objects that were tried can be read; "
+            "`python -m ouroboros3d check-data` says what is wrong with the tree."
+        )
+
+    def _random(self, uid: str, seed: int) -> Sample:
+        rings, cameras = self._rings(uid), self.views.cameras(uid)
+        generator = torch.Generator().manual_seed(seed)
+        ring = rings[int(torch.randint(len(rings), (), generator=generator))]
+        start = int(torch.randint(len(ring), (), generator=generator))
+        generated = self._generated(cameras, ring, start)
+        others = [view for view in range(len(cameras.c2w_opencv)) if view not in generated]
+        order = torch.randperm(len(others), generator=generator)[: self.num_target_views]
+        chosen = generated + [others[int(place)] for place in order]
+        drawn = self.background == "random"
+        background = torch.rand(3, generator=generator) if drawn else solid_colour(self.background)
+        return Sample(uid, self.views.rgba(uid, chosen), cameras[chosen], background)
+
+    def _fixed(self, uid: str) -> Sample:
+        rings, cameras = self._rings(uid), self.views.cameras(uid)
+        generated = self._generated(cameras, rings[0], 0)
+        others = [view for view in range(len(cameras.c2w_opencv)) if view not in generated]
+        targets = sorted(others, key=lambda view: hashed_uniform("target", uid, view))[: self.num_target_views]
+        geometry = None
+        if self.surface_points:
+            whole = self.views.reader.true_geometry(uid, self.surface_points)
+            geometry = replace(whole, coordinates=whole.coordinates[generated])
         chosen = generated + targets
-        return Sample(uid, self.views.rgba(uid, chosen), cameras[chosen], background, geometry)
+        return Sample(uid, self.views.rgba(uid, chosen), cameras[chosen], solid_colour(self.background), geometry)
 
     def _rings(self, uid: str) -> Sequence[Sequence[int]]:
         """The rings that hold enough views; all views of an object without such a ring."""
         found = self.views.object(uid)
         if len(found) < self.num_views + self.num_target_views:
-            raise SampleError(
+            raise ValueError(
                 f"{uid}: expected {self.num_views} generated and {self.num_target_views} novel views, got "
                 f"{len(found)} in all; lower num_views or num_target_views, or leave the object out (skip_uids)."
             )
         if self.view_selection == "published":
             rings = [ring for ring in found.rings if len(ring) == PUBLISHED_ORBIT]
             if not rings:
-                raise SampleError(
+                raise ValueError(
                     f"{uid}: view_selection=published expects orbits of {PUBLISHED_ORBIT} views, got "
                     f"{[len(ring) for ring in found.rings] or 'no orbit'}; choose uniform."
                 )
@@ -276,15 +324,21 @@ class MultiviewDataset(Dataset[Sample]):
         return spread(azimuth_deg, ring, start, self.num_views)
 
 
-def collate(samples: Sequence[Sample], num_views: int, input_radius: float | None = None) -> MultiviewBatch:
+def collate(found: Sequence[Sample | None], num_views: int, input_radius: float | None = None) -> MultiviewBatch | None:
     """Composite the samples and bring each into its input-relative frame.
 
     Args:
-        samples: B samples of V + T views.
+        found: B samples of V + T views, and None for objects that cannot be read.
         num_views: V.
         input_radius: distance of the input view that every object is scaled to, one factor for all its translations and
             its true geometry (`object_from_batch` undoes it); None leaves each at its own.
+
+    Returns:
+        the batch of the B samples, None if there are none.
     """
+    samples = [sample for sample in found if sample is not None]
+    if not samples:
+        return None
     background = torch.stack([sample.background for sample in samples])
     rgba = torch.stack([sample.rgba for sample in samples]).permute(0, 1, 4, 2, 3).float() / 255
     alpha = rgba[:, :, 3:]
@@ -367,6 +421,14 @@ class DrawSampler(DistributedSampler[Sample]):
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(hashed_integer("order", self.seed, epoch))
         return torch.randperm(self.objects * self.repeats, generator=generator).tolist()
+
+
+class FixedLoader(DataLoader[Sample]):
+    """A loader over fixed samples; a batch without any object that can be read is no batch."""
+
+    def __iter__(self) -> Iterator[MultiviewBatch]:  # type: ignore[override]  # collated
+        """One batch after another."""
+        return (batch for batch in super().__iter__() if batch is not None)
 
 
 class ResumableLoader(DataLoader[Sample]):

@@ -2,13 +2,13 @@
 
 import hashlib
 import logging
-import os
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -18,6 +18,7 @@ from ouroboros3d.datamodules.datasets import (
     PUBLISHED_VIEWS,
     Background,
     DrawSampler,
+    FixedLoader,
     MultiviewDataset,
     ObjectViews,
     ResumableLoader,
@@ -27,24 +28,21 @@ from ouroboros3d.datamodules.datasets import (
 )
 from ouroboros3d.datamodules.objaverse_download import download_root, fetch_lists, fetch_objects
 from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.quarantine import Quarantine, say_left_out
 from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
+from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.render_cache import RenderCache
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
 from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED
+from ouroboros3d.files import default_cache_dir
 
 log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "bundled"
-
-
-def default_cache_dir() -> Path:
-    """`$OUROBOROS3D_CACHE`, or `ouroboros3d/` in the user's cache folder."""
-    named = os.environ.get("OUROBOROS3D_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ouroboros3d"
 
 
 class ObjaverseDataModule(LightningDataModule):
@@ -59,7 +57,8 @@ class ObjaverseDataModule(LightningDataModule):
         reader: the format of the tree; null to find out.
         views_per_object: views that each object of a tree of renders has at least; null for what its format promises.
         assume_rig: take renders without cameras for those of objaverse-rendering's defaults.
-        cache_dir: where rendered views are kept; null for $OUROBOROS3D_CACHE or the user's cache folder.
+        cache_dir: where rendered views and lists of unreadable renders are kept; null for $OUROBOROS3D_CACHE or the
+            user's cache folder.
         categories: use only objects of these LVIS categories.
         uids: use only these objects: a list, or a file with one uid a line or a JSON array.
         skip_uids: leave these objects out, known to be broken: given as `uids`.
@@ -88,7 +87,7 @@ class ObjaverseDataModule(LightningDataModule):
             of renders that does not carry them.
         render_workers: processes that fill the cache.
         render_timeout_s: an object that takes longer is left out.
-        retry_failed: try objects again that could not be rendered before.
+        retry_failed: try objects again that could not be rendered or read before.
         memory_limit_mb: MiB of decoded views kept in memory; what is beyond is read from disk when needed.
         seed: of the order of objects and of the drawn views.
 
@@ -193,9 +192,11 @@ class ObjaverseDataModule(LightningDataModule):
         self.retry_failed = retry_failed
         self.memory_limit_mb = memory_limit_mb
         self.seed = seed
-        self.failed: dict[str, str] = {}  # objects of `test_split` that cannot be rendered, and why
         self.skipped: frozenset[str] = frozenset()
         self._asked_for: list[str] = []
+        self._unrendered: dict[str, str] = {}
+        self._quarantine: Quarantine | None = None
+        self._left_out: dict[str, str] = {}  # as of the beginning of the run
         self._data_sha256 = ""
         self._geometry = 0
         self._views: ObjectViews | None = None
@@ -272,6 +273,8 @@ class ObjaverseDataModule(LightningDataModule):
         if self.download:
             fetch_objects([asset for members in of_split.values() for asset in members])
         if isinstance(self.tree, PosedReader):
+            if self.retry_failed:
+                Quarantine.of(self.tree, self.cache_dir).clear()
             return
         cache = RenderCache(self.cache_dir, self.rig)
         render = partial(cache.render, workers=self.render_workers, timeout_s=self.render_timeout_s)
@@ -293,42 +296,67 @@ class ObjaverseDataModule(LightningDataModule):
         """
         needed: Split = {"fit": "train", "validate": "val"}.get(stage, self.test_split)  # type: ignore[assignment]
         if isinstance(self.tree, PosedReader):
-            reader, usable = self.tree, self.objects()
-            # Of all that were asked for, so that an object that fails here and not there is a missing value, no more.
-            self._asked_for = usable[needed]
-            broken = ""
-            self._geometry = self._stored_points(self.tree, usable[self.test_split])
+            reader, asked_for = self.tree, self.objects()
+            self._views = self._views or ObjectViews(reader, self.rig.image_size, self.memory_limit_mb)
+            self._quarantine = Quarantine.of(reader, self.cache_dir)
+            usable = self._readable(asked_for, stage)
+            listed = self._quarantine.path
+            self._geometry = self._stored_points(reader, usable[self.test_split])
         else:
             of_split = self.assets()
+            asked_for = {split: [asset.uid for asset in assets] for split, assets in of_split.items()}
             cache = RenderCache(self.cache_dir, self.rig)
-            reader = Ouroboros3DReader(cache.folder)
+            self._views = self._views or ObjectViews(
+                Ouroboros3DReader(cache.folder), self.rig.image_size, self.memory_limit_mb
+            )
             usable = {split: self._usable(cache, split, assets) for split, assets in of_split.items()}
-            self._asked_for = [asset.uid for asset in of_split[needed]]
-            self._data_sha256 = cache.assets_sha256(self._asked_for)
-            left_out = sum(len(of_split[split]) - len(usable[split]) for split in SPLITS)
-            broken = f" and {left_out} broken ones ({cache.folder / 'failures.jsonl'})"
+            listed = cache.folder / "failures.jsonl"
+            self._data_sha256 = cache.assets_sha256(asked_for[needed])
             self._geometry = self._surface_points(self.test_split)
+        # Of all that were asked for, so that an object that fails here and not there is a missing value, no more.
+        self._asked_for = asked_for[needed]
         if not usable[needed]:
             found = ", ".join(f"{len(usable[split])} {split}" for split in SPLITS)
+            left_out = sum(len(asked_for[split]) - len(usable[split]) for split in SPLITS)
+            broken = f" and {left_out} broken ones ({listed})" if left_out else ""
             raise ValueError(
                 f"{stage}: expected at least one {needed} object in {self.root}, got {found} after filtering{broken}; "
                 "select more objects, other fractions" + ("." if stage == "fit" else ", or another test_split.")
             )
-        if self._views is None:
-            self._views = ObjectViews(reader, self.rig.image_size, self.memory_limit_mb)
-        self._datasets = {
-            split: MultiviewDataset(
-                self._views,
-                uids,
-                self.num_views,
-                self.num_target_views,
-                self.background,
-                self.seed,
-                self._geometry if split == self.test_split else 0,
-                self.view_selection,
-            )
-            for split, uids in usable.items()
-        }
+        self._datasets = {split: self._dataset(split, uids) for split, uids in usable.items()}
+
+    def _dataset(self, split: Split, uids: list[str]) -> MultiviewDataset:
+        assert self._views is not None
+        return MultiviewDataset(
+            self._views,
+            uids,
+            self.num_views,
+            self.num_target_views,
+            self.background,
+            self.seed,
+            self._geometry if split == self.test_split else 0,
+            self.view_selection,
+            self._quarantine,
+        )
+
+    def _readable(self, asked_for: dict[Split, list[str]], stage: str) -> dict[Split, list[str]]:
+        """The objects of a tree of renders that are not listed as unreadable, on all processes the same."""
+        assert self._views is not None
+        assert self._quarantine is not None
+        listed = self._quarantine.read()
+        if stage in ("test", "predict"):  # the test's protocol names all cameras: what has none is known before
+            for uid in asked_for[self.test_split]:
+                if uid not in listed:
+                    try:
+                        self._views.object(uid)
+                    except SampleError as error:
+                        self._quarantine.add(uid, str(error))
+                        listed[uid] = str(error)
+        self._left_out = listed if self.trainer is None else self.trainer.strategy.broadcast(listed)
+        for split, uids in asked_for.items():
+            failures = [self._left_out[uid] for uid in uids if uid in self._left_out]
+            say_left_out(split, len(uids), failures, "read", self._quarantine.path)
+        return {split: [uid for uid in uids if uid not in self._left_out] for split, uids in asked_for.items()}
 
     def _stored_points(self, tree: PosedReader, uids: list[str]) -> int:
         """Points of the true surface that a tree of renders carries for all of the objects, else 0."""
@@ -353,20 +381,28 @@ class ObjaverseDataModule(LightningDataModule):
                 f"({', '.join(unknown[:3])}, ...); call prepare_data() first."
             )
         if split == self.test_split:
-            self.failed = {uid: f"{entry.stage}: {entry.error}" for uid, entry in failures.items()}
-        if failures:
-            reasons = "; ".join(f"{uid}: {entry.stage}, {entry.error}" for uid, entry in list(failures.items())[:3])
-            log.warning(
-                "%d of %d %s objects could not be rendered and are left out (--data.retry_failed true tries again), "
-                "listed in %s: %s%s",
-                len(failures),
-                len(assets),
-                split,
-                cache.folder / "failures.jsonl",
-                reasons,
-                " ..." if len(failures) > 3 else "",
-            )
+            self._unrendered = {uid: f"{entry.stage}: {entry.error}" for uid, entry in failures.items()}
+        reasons = [f"{uid}: {entry.stage}, {entry.error}" for uid, entry in failures.items()]
+        say_left_out(split, len(assets), reasons, "rendered", cache.folder / "failures.jsonl")
         return complete
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Of the objects that `test` or `predict` was asked for, those that cannot be rendered or read, and why."""
+        known = self._unrendered if self._quarantine is None else self._quarantine.read()
+        return {uid: known[uid] for uid in self._asked_for if uid in known}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The unreadable objects that training leaves out; nothing where none can be."""
+        return {} if self._quarantine is None else {"left_out": self._left_out}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the objects of an interrupted training: what failed in it is replaced as it was there."""
+        assert self.trainer is not None
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.retry_failed:
+            self._left_out = state_dict["left_out"]
+            uids = [uid for uid in self.objects()["train"] if uid not in self._left_out]
+            self._datasets["train"] = self._dataset("train", uids)
 
     def train_dataloader(self) -> ResumableLoader:
         """Training batches; each epoch shows every object `samples_per_object` times."""
@@ -417,7 +453,12 @@ class ObjaverseDataModule(LightningDataModule):
         """What a tree of renders says itself: its cameras over all tested objects, and a hash of them and the files."""
         assert self._views is not None
         digest = hashlib.sha256(f"{self.tree.name}\n".encode())
-        found = [self._views.object(uid) for uid in self._asked_for]
+        found = []
+        for uid in self._asked_for:
+            if uid in self._left_out:
+                digest.update(f"{uid} cannot be read".encode())
+            else:
+                found.append(self._views.object(uid))
         for item in found:
             digest.update(item.uid.encode())
             digest.update(item.cameras.c2w_opencv.numpy().tobytes() + item.cameras.intrinsics_norm.numpy().tobytes())
@@ -447,10 +488,10 @@ class ObjaverseDataModule(LightningDataModule):
         """The batch on the trainer's device."""
         return batch.to(device)
 
-    def _fixed(self, split: Split, skipped: frozenset[str] = frozenset()) -> DataLoader[Sample]:
+    def _fixed(self, split: Split, skipped: frozenset[str] = frozenset()) -> FixedLoader:
         dataset = self._datasets[split]
         kept = [index for index, uid in enumerate(dataset.uids) if uid not in skipped]
-        return DataLoader(
+        return FixedLoader(
             Subset(dataset, kept),
             batch_size=self.batch_size,
             num_workers=self.num_workers,

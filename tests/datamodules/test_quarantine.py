@@ -1,0 +1,193 @@
+"""Objects of a tree of renders that cannot be read: listed, replaced, left out, and tried again when asked for."""
+
+import json
+import logging
+from pathlib import Path
+
+import posed_writers as writers
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from posed_writers import ORBIT
+
+from ouroboros3d.cli import main
+from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
+from ouroboros3d.datamodules.quarantine import Quarantine
+from ouroboros3d.datamodules.readers.stored import SampleError
+from ouroboros3d.datamodules.splits import Split, split_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def named(split: Split, count: int) -> list[str]:
+    return [uid for uid in (f"thing{number}" for number in range(99)) if split_of(uid) == split][:count]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OUROBOROS3D_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def write(root: Path, *uids: str) -> Path:
+    for uid in uids:
+        writers.official(root, uid, ORBIT[:8])
+    return root
+
+
+def cut(root: Path, uid: str, view: int = 3) -> Path:
+    """Damage one view, as an interrupted copy does."""
+    path = root / uid / f"render_{view:04d}.webp"
+    path.write_bytes(path.read_bytes()[:100])
+    return path
+
+
+def opened(root: Path, stage: str = "fit", **changes: object) -> ObjaverseDataModule:
+    options = {"image_size": 16, "num_views": 4, "num_target_views": 2, "batch_size": 1, "samples_per_object": 4}
+    data = ObjaverseDataModule(root=root, **{**options, **changes})
+    data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    data.trainer.state.fn = TrainerFn.TESTING if stage == "test" else TrainerFn.FITTING
+    data.prepare_data()
+    data.setup(stage)
+    return data
+
+
+def shown(data: ObjaverseDataModule) -> list[tuple[str, torch.Tensor]]:
+    return [(batch.uids[0], batch.images_01) for batch in data.train_dataloader()]
+
+
+def listed(cache: Path) -> dict[str, str]:
+    (path,) = (cache / "quarantine").iterdir()
+    return Quarantine(path).read()
+
+
+def same(one: list[tuple[str, torch.Tensor]], two: list[tuple[str, torch.Tensor]]) -> bool:
+    return [uid for uid, _ in one] == [uid for uid, _ in two] and all(
+        torch.equal(a, b) for (_, a), (_, b) in zip(one, two, strict=True)
+    )
+
+
+def test_another_object_is_shown_in_place_of_one_that_cannot_be_read(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, *good = named("train", 4)
+    root = write(tmp_path / "tree", bad, *good)
+    whole = shown(opened(root))
+    damaged = cut(root, bad)
+    now = shown(opened(root))
+    assert len(now) == len(whole) == 16
+    for (was, before), (uid, image) in zip(whole, now, strict=True):
+        assert uid in good or was == bad  # its other views can still be shown
+        assert was == bad or (uid == was and torch.equal(image, before))  # nobody else's sample has changed
+    assert str(damaged) in listed(cache)[bad]
+    assert sum(bad in record.message for record in caplog.records) == 1
+    assert same(shown(opened(root, num_workers=2)), shown(opened(root, num_workers=1)))
+
+
+def test_later_runs_leave_it_out_until_a_flag_retries(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, *good = named("train", 3)
+    root = write(tmp_path / "tree", bad, *good)
+    whole = shown(opened(root))
+    damaged = root / bad / "meta.json"
+    text = damaged.read_text()
+    damaged.write_text(text[:50])
+    shown(opened(root))
+    caplog.clear()
+    later = opened(root)
+    assert "1 of 3 train objects could not be read and are left out (--data.retry_failed true" in caplog.text
+    assert sorted(uid for uid, _ in shown(later)) == sorted(4 * good)  # each as often as it should be
+    damaged.write_text(text)
+    assert same(shown(opened(root, retry_failed=True)), whole)
+    assert same(shown(opened(root)), whole)
+
+
+def test_a_resumed_training_sees_what_an_uninterrupted_one_sees(tmp_path: Path, cache: Path) -> None:
+    bad, *good = named("train", 4)
+    root = write(tmp_path / "tree", bad, *good)
+    cut(root, bad)
+    first = opened(root)
+    whole = shown(first)
+    state = first.state_dict()
+    assert listed(cache)
+    resumed = opened(root)
+    assert not same(shown(resumed), whole)  # it would leave the object out
+    resumed = opened(root)
+    resumed.load_state_dict(state)
+    assert same(shown(resumed), whole)
+
+
+def test_nothing_is_listed_where_nothing_can_be_read(tmp_path: Path, cache: Path) -> None:
+    """As when a disk is away: the objects are not to blame."""
+    uids = named("train", 3)
+    root = write(tmp_path / "tree", *uids)
+    data = opened(root)
+    for uid in uids:
+        (root / uid / "meta.json").unlink()
+    with pytest.raises(SampleError, match=r"None of the 3 objects that were tried can be read; .*check-data"):
+        shown(data)
+    assert not (cache / "quarantine").exists()
+
+
+def test_a_fixed_sample_that_cannot_be_read_is_left_out_of_its_batch(tmp_path: Path, cache: Path) -> None:
+    uids = sorted(named("test", 3))
+    root = write(tmp_path / "tree", *uids)
+    data = opened(root, "test", batch_size=2)
+    for view in range(8):
+        cut(root, uids[0], view)
+    assert [batch.uids for batch in data.test_dataloader()] == [(uids[1],), (uids[2],)]
+    assert list(data.failed) == uids[:1]
+    for view in range(8):
+        cut(root, uids[1], view)
+    data = opened(root, "test", retry_failed=True, batch_size=2)
+    assert [batch.uids for batch in data.test_dataloader()] == [(uids[2],)]
+    assert sorted(data.failed) == sorted(uids[:2])
+
+
+def test_a_broken_object_of_a_test_is_a_row_with_its_reason(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested = named("test", 3)
+    root = write(tmp_path / "tree", *named("train", 1), *tested)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
+    config = [f"--config={ROOT / 'ablations/staged.yaml'}", f"--config={ROOT / 'tests/tiny.yaml'}"]
+    main(
+        [
+            "fit",
+            *config,
+            "--data.root=tree",
+            "--data.max_objects=3",
+            "--trainer.max_steps=1",
+            "--trainer.limit_val_batches=0",
+        ]
+    )
+    cut(root, tested[0], 0)
+    (root / tested[1] / "meta.json").write_text("{")
+    main(["test"])
+    folder = tmp_path / "runs/staged/version_0"
+    results = json.loads((folder / "results.json").read_text())
+    assert (results["objects"], results["failed"]) == (3, 2)
+    rows = (folder / "results.csv").read_text()
+    assert "render_0000.webp" in rows
+    assert f"{tested[1]}: expected" in rows
+
+
+def test_lists_survive_writers_that_are_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "list.jsonl"
+    caplog.set_level(logging.WARNING, "ouroboros3d")
+    Quarantine(path).add("a", "a: no cameras")
+    path.write_text(path.read_text() + '{"uid": "b", "er')
+    quarantine = Quarantine(path)
+    quarantine.add("c", "c: cut off")
+    quarantine.add("c", "c: cut off")
+    assert quarantine.read() == {"a": "a: no cameras", "c": "c: cut off"}
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_list_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cache_dir: expected a folder that can be written"):
+        Quarantine(tmp_path / "file" / "list.jsonl").add("a", "a: no cameras")
