@@ -229,16 +229,24 @@ class MultiviewDataset(Dataset[Sample]):
         """How many objects."""
         return len(self.uids)
 
-    def __getitem__(self, key: Draw | int) -> Sample | None:  # type: ignore[override]  # `collate` leaves None out
+    def __getitem__(self, key: Draw | int) -> Sample | ValueError | None:  # type: ignore[override]  # for `collate`
         """One sample; None for a fixed one that cannot be read and was listed for it.
+
+        Returns:
+            the sample, or in a worker process the error: raised there, it would arrive as the text of a traceback.
 
         Raises:
             SampleError: a view is missing or unreadable, and there is no quarantine or nothing else to draw.
             ValueError: the object has too few views.
         """
-        if isinstance(key, Draw):
-            return self._drawn(key)
-        uid = self.uids[key]
+        try:
+            return self._drawn(key) if isinstance(key, Draw) else self._fixed_or_listed(self.uids[key])
+        except ValueError as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+    def _fixed_or_listed(self, uid: str) -> Sample | None:
         try:
             return self._fixed(uid)
         except SampleError as error:
@@ -324,19 +332,25 @@ class MultiviewDataset(Dataset[Sample]):
         return spread(azimuth_deg, ring, start, self.num_views)
 
 
-def collate(found: Sequence[Sample | None], num_views: int, input_radius: float | None = None) -> MultiviewBatch | None:
+def collate(
+    found: Sequence[Sample | ValueError | None], num_views: int, input_radius: float | None = None
+) -> MultiviewBatch | ValueError | None:
     """Composite the samples and bring each into its input-relative frame.
 
     Args:
-        found: B samples of V + T views, and None for objects that cannot be read.
+        found: B samples of V + T views, and what else a `MultiviewDataset` returns.
         num_views: V.
         input_radius: distance of the input view that every object is scaled to, one factor for all its translations and
             its true geometry (`object_from_batch` undoes it); None leaves each at its own.
 
     Returns:
-        the batch of the B samples, None if there are none.
+        the batch of the B samples, None if there are none, the first error if there is one.
     """
-    samples = [sample for sample in found if sample is not None]
+    samples: list[Sample] = []
+    for item in found:
+        if isinstance(item, ValueError):
+            return item
+        samples += [] if item is None else [item]
     if not samples:
         return None
     background = torch.stack([sample.background for sample in samples])
@@ -423,15 +437,42 @@ class DrawSampler(DistributedSampler[Sample]):
         return torch.randperm(self.objects * self.repeats, generator=generator).tolist()
 
 
-class FixedLoader(DataLoader[Sample]):
-    """A loader over fixed samples; a batch without any object that can be read is no batch."""
+class _Loader(DataLoader[Sample]):
+    """A loader that raises the errors of its workers as they were."""
+
+    def __iter__(self) -> Iterator[MultiviewBatch | None]:  # type: ignore[override]  # collated
+        for batch in super().__iter__():
+            if isinstance(batch, ValueError):
+                raise batch
+            yield batch
+
+
+class FixedLoader(_Loader):
+    """A loader over fixed samples; a batch without any object that can be read is no batch.
+
+    Where several processes go through theirs in step, none may have fewer: there another batch takes its place, and
+    its objects count once, as those do that a `DistributedSampler` repeats.
+    """
 
     def __iter__(self) -> Iterator[MultiviewBatch]:  # type: ignore[override]  # collated
-        """One batch after another."""
-        return (batch for batch in super().__iter__() if batch is not None)
+        """One batch after another.
+
+        Raises:
+            ValueError: an object has too few views, or this process has none that can be read while others may.
+        """
+        in_step, owed, last = torch.distributed.is_initialized(), 0, None
+        for batch in super().__iter__():
+            last, owed = batch or last, owed + 1
+            if last is None or not (batch or in_step):
+                continue
+            for _ in range(owed if in_step else 1):
+                yield last
+            owed = 0
+        if in_step and owed:
+            raise ValueError(f"expected an object that can be read on each process, got none in {owed} batches.")
 
 
-class ResumableLoader(DataLoader[Sample]):
+class ResumableLoader(_Loader):
     """A loader over a `DrawSampler` whose place in the stream goes into the checkpoint (Lightning asks for it).
 
     Each iteration continues where the last one was left, whether it was finished or not.
@@ -440,11 +481,16 @@ class ResumableLoader(DataLoader[Sample]):
     _batches = 0
 
     def __iter__(self) -> Iterator[MultiviewBatch]:  # type: ignore[override]  # collated
-        """One epoch of batches."""
+        """One epoch of batches.
+
+        Raises:
+            ValueError: an object has too few views, or none can be read.
+        """
         if isinstance(self.sampler, DrawSampler):  # Lightning's `overfit_batches` puts a sequential one in its place
             self.sampler.start = self._batches * self._batch_draws // self.sampler.num_replicas
         # Counted here, not in the sampler, which runs ahead of the loop by what the workers prefetch.
         for batch in super().__iter__():
+            assert batch is not None  # what is drawn is replaced, not left out
             self._batches += 1
             yield batch
 

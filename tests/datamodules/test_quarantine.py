@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import posed_writers as writers
@@ -119,14 +120,17 @@ def test_a_resumed_training_sees_what_an_uninterrupted_one_sees(tmp_path: Path, 
     assert same(shown(resumed), whole)
 
 
-def test_nothing_is_listed_where_nothing_can_be_read(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_nothing_is_listed_where_nothing_can_be_read(tmp_path: Path, cache: Path, num_workers: int) -> None:
     """As when a disk is away: the objects are not to blame."""
     uids = named("train", 3)
     root = write(tmp_path / "tree", *uids)
-    data = opened(root)
+    data = opened(root, num_workers=num_workers)
     for uid in uids:
         (root / uid / "meta.json").unlink()
-    with pytest.raises(SampleError, match=r"None of the 3 objects that were tried can be read; .*check-data"):
+    with pytest.raises(
+        SampleError, match=r"^thing\d+: .* None of the 3 objects that were tried can be read; .*check-data"
+    ):
         shown(data)
     assert not (cache / "quarantine").exists()
 
@@ -144,6 +148,25 @@ def test_a_fixed_sample_that_cannot_be_read_is_left_out_of_its_batch(tmp_path: P
     data = opened(root, "test", retry_failed=True, batch_size=2)
     assert [batch.uids for batch in data.test_dataloader()] == [(uids[2],)]
     assert sorted(data.failed) == sorted(uids[:2])
+
+
+def test_processes_that_read_in_step_have_as_many_batches(tmp_path: Path, cache: Path) -> None:
+    uids = sorted(named("test", 4))
+    root = write(tmp_path / "tree", *uids)
+    data = opened(root, "test")
+    for broken in (uids[0], uids[2]):
+        for view in range(1, 8):
+            cut(root, broken, view)
+    assert [batch.uids[0] for batch in data.test_dataloader()] == [uids[1], uids[3]]
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert [batch.uids[0] for batch in data.test_dataloader()] == [uids[1], uids[1], uids[1], uids[3]]
+        data = opened(root, "test", retry_failed=True)
+        shutil.rmtree(root)
+        with pytest.raises(ValueError, match="an object that can be read on each process, got none in 4 batches"):
+            list(data.test_dataloader())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_broken_object_of_a_test_is_a_row_with_its_reason(
