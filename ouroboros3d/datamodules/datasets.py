@@ -30,8 +30,7 @@ ViewSelection = Literal["uniform", "published"]
 PUBLISHED_ORBIT, PUBLISHED_VIEWS = 16, (0, 2, 4, 6, 8, 10, 12, 15)
 # Objects whose cameras are remembered: some kilobytes each.
 _OPEN_OBJECTS = 4096
-# Objects that a draw tries: where half of a tree is broken, all of these fail once in 4 billion draws.
-_TRIES = 32
+_GO_ON = "the same command, or fit --resume RUN, goes on without it, and check-data finds all such objects at once."
 _LEVELS: dict[Background, float] = {"white": 1.0, "grey": 0.5, "black": 0.0, "random": 1.0}
 
 
@@ -187,8 +186,8 @@ class MultiviewDataset(Dataset[Sample]):
     Indexed by `Draw` (training: random ring, input view, novel views, background) or by an integer (the one fixed
     sample of that object, whatever the seed).
 
-    With a quarantine, an object that cannot be read is listed there. A draw of it shows another object instead, which
-    follows from the draw alone: what else is broken or listed, and which process reads it, changes no other sample.
+    No object takes another's place. One that cannot be read is listed in the quarantine: a fixed sample of it is left
+    out, a draw of it ends the training, so that all trainings that come to their end have seen the same objects.
 
     Args:
         views: the decoded views.
@@ -236,54 +235,25 @@ class MultiviewDataset(Dataset[Sample]):
             the sample, or in a worker process the error: raised there, it would arrive as the text of a traceback.
 
         Raises:
-            SampleError: a view is missing or unreadable, and there is no quarantine or nothing else to draw.
+            SampleError: a view is missing or unreadable, and it is drawn, or there is no quarantine or no tree.
             ValueError: the object has too few views.
         """
+        uid = self.uids[key.item if isinstance(key, Draw) else key]
         try:
-            return self._drawn(key) if isinstance(key, Draw) else self._fixed_or_listed(self.uids[key])
-        except ValueError as error:
-            if get_worker_info() is None:
-                raise
-            return error
-
-    def _fixed_or_listed(self, uid: str) -> Sample | None:
-        try:
-            return self._fixed(uid)
+            return self._random(uid, key) if isinstance(key, Draw) else self._fixed(uid)
         except SampleError as error:
-            if self.quarantine is None:
-                raise
+            if self.quarantine is None or not self.views.reader.root.is_dir():  # a disk is away: no object is to blame
+                return _raised(error)
             self.quarantine.add(uid, str(error))
-            return None
+            if not isinstance(key, Draw):
+                return None
+            return _raised(SampleError(f"{error} It is listed in {self.quarantine.path}: {_GO_ON}"))
+        except ValueError as error:
+            return _raised(error)
 
-    def _drawn(self, draw: Draw) -> Sample:
-        """A random sample of the drawn object, or of one that takes its place."""
-        drawn = (self.seed, draw.epoch, draw.repeat, self.uids[draw.item])
-        uid, broken = self.uids[draw.item], dict[str, str]()
-        for attempt in range(_TRIES):
-            if attempt:
-                uid = self.uids[hashed_integer("instead", *drawn, attempt) % len(self.uids)]
-            if uid in broken:
-                continue
-            try:
-                sample = self._random(uid, hashed_integer("sample", *drawn, *([uid] if attempt else [])))
-            except SampleError as error:
-                if self.quarantine is None:
-                    raise
-                broken[uid] = str(error)
-                continue
-            # Listed only now: where no object can be read, the disk is away and the objects are not to blame.
-            if self.quarantine is not None:
-                for name, reason in broken.items():
-                    self.quarantine.add(name, reason)
-            return sample
-        raise SampleError(
-            f"{next(iter(broken.values()))} None of the {len(broken)} objects that were tried can be read; "
-            "`python -m ouroboros3d check-data` says what is wrong with the tree."
-        )
-
-    def _random(self, uid: str, seed: int) -> Sample:
+    def _random(self, uid: str, draw: Draw) -> Sample:
         rings, cameras = self._rings(uid), self.views.cameras(uid)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(hashed_integer("sample", self.seed, draw.epoch, draw.repeat, uid))
         ring = rings[int(torch.randint(len(rings), (), generator=generator))]
         start = int(torch.randint(len(ring), (), generator=generator))
         generated = self._generated(cameras, ring, start)
@@ -330,6 +300,13 @@ class MultiviewDataset(Dataset[Sample]):
         centres = cameras.centres.double()
         azimuth_deg = torch.rad2deg(torch.atan2(centres[:, 0], centres[:, 2]))
         return spread(azimuth_deg, ring, start, self.num_views)
+
+
+def _raised(error: ValueError) -> ValueError:
+    """Raise an error, or return it in a worker process."""
+    if get_worker_info() is None:
+        raise error
+    return error
 
 
 def collate(
@@ -448,28 +425,19 @@ class _Loader(DataLoader[Sample]):
 
 
 class FixedLoader(_Loader):
-    """A loader over fixed samples; a batch without any object that can be read is no batch.
-
-    Where several processes go through theirs in step, none may have fewer: there another batch takes its place, and
-    its objects count once, as those do that a `DistributedSampler` repeats.
-    """
+    """A loader over fixed samples; a batch without any object that can be read is no batch."""
 
     def __iter__(self) -> Iterator[MultiviewBatch]:  # type: ignore[override]  # collated
         """One batch after another.
 
         Raises:
-            ValueError: an object has too few views, or this process has none that can be read while others may.
+            ValueError: an object has too few views, or, where processes go through theirs in step, one has no batch.
         """
-        in_step, owed, last = torch.distributed.is_initialized(), 0, None
         for batch in super().__iter__():
-            last, owed = batch or last, owed + 1
-            if last is None or not (batch or in_step):
-                continue
-            for _ in range(owed if in_step else 1):
-                yield last
-            owed = 0
-        if in_step and owed:
-            raise ValueError(f"expected an object that can be read on each process, got none in {owed} batches.")
+            if batch is not None:
+                yield batch
+            elif torch.distributed.is_initialized():  # the others would wait for ever
+                raise ValueError(f"expected a batch on each process, got an object that cannot be read: {_GO_ON}")
 
 
 class ResumableLoader(_Loader):
@@ -490,7 +458,7 @@ class ResumableLoader(_Loader):
             self.sampler.start = self._batches * self._batch_draws // self.sampler.num_replicas
         # Counted here, not in the sampler, which runs ahead of the loop by what the workers prefetch.
         for batch in super().__iter__():
-            assert batch is not None  # what is drawn is replaced, not left out
+            assert batch is not None  # of draws none is left out
             self._batches += 1
             yield batch
 
