@@ -23,6 +23,8 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 collect_ignore = ["renderers/interpreted_triton.py"]
 
 BROWSER = ("chromium", "chromedriver")
+# These files begin, so that no core waits for the last of them at the end.
+LONGEST = {"test_ablate.py", "test_cli.py", "test_results.py", "test_resume.py", "test_robust_training.py"}
 
 
 def why_not(marker: str, config: pytest.Config) -> str | None:
@@ -44,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # pytest-xdist would begin with the files that have the most tests
     if config.getoption("--network"):
         os.environ["HF_HUB_OFFLINE"] = "0"
     config.stash[_BEFORE] = _entries(config)
@@ -54,6 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reasons = [why_not(mark.name, config) for mark in item.iter_markers()]
         for reason in filter(None, reasons):
             item.add_marker(pytest.mark.skip(reason=reason))
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +70,12 @@ def _seed() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Rendered views go to a folder of this session, never to the user's own cache."""
+    """Rendered views go to one folder of all processes of this session, never to the user's own cache."""
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # then it is this process's folder in the session's
+        session = session.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OUROBOROS3D_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("OUROBOROS3D_CACHE", str(session / "cache"))
         yield
 
 

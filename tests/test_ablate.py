@@ -30,8 +30,8 @@ COMBINED = {
 # Long enough to be killed on the way, with a checkpoint every few steps.
 TINY = [
     f"--config={ROOT / 'tests' / 'tiny.yaml'}",
-    "--trainer.max_steps=40",
-    "--trainer.val_check_interval=40",
+    "--trainer.max_steps=24",
+    "--trainer.val_check_interval=24",
     "--trainer.callbacks+=ouroboros3d.callbacks.checkpoints.LastCheckpoint",
     "--trainer.callbacks.every_n_steps=4",
     "--data.surface_points=0",
@@ -58,9 +58,10 @@ def manifest(suite: str = "pair") -> dict[str, dict]:
     return json.loads(path.read_text())["tasks"] if path.exists() else {}
 
 
-def wait_for(condition: Callable[[], object]) -> None:
+def wait_for(condition: Callable[[], object], possible: Callable[[], bool] = lambda: True) -> None:
     deadline = time.monotonic() + 600
     while not condition():
+        assert possible(), "expected it before the command ends"
         assert time.monotonic() < deadline, "expected it within ten minutes"
         time.sleep(0.05)
 
@@ -79,7 +80,7 @@ def test_a_suite_survives_whatever_happens(here: Path, capsys: pytest.CaptureFix
 
     # Asked to stop: it ends its task, and says how to go on.
     ablate = Command("ablate", "pair.yaml")
-    wait_for(lambda: "pid" in manifest().get(fit, {}))
+    wait_for(lambda: "pid" in manifest().get(fit, {}), ablate.process.is_alive)
     task = manifest()[fit]["pid"]
     ablate.process.terminate()
     assert ablate.wait(60) == 128 + signal.SIGTERM
@@ -90,7 +91,7 @@ def test_a_suite_survives_whatever_happens(here: Path, capsys: pytest.CaptureFix
 
     # Killed without notice in the middle of training: its task outlives it and keeps others out.
     ablate = Command("ablate", "pair.yaml")
-    wait_for((run / "checkpoints/last.ckpt").exists)
+    wait_for((run / "checkpoints/last.ckpt").exists, ablate.process.is_alive)
     task = manifest()[fit]["pid"]
     os.kill(task, signal.SIGSTOP)  # so that it does not come to its end meanwhile
     ablate.process.kill()
@@ -99,7 +100,7 @@ def test_a_suite_survives_whatever_happens(here: Path, capsys: pytest.CaptureFix
     assert alive(task)
     os.killpg(task, signal.SIGKILL)
     wait_for(lambda: not alive(task))
-    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] < 40
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] < 24
 
     # The same command goes on from there to the end.
     capsys.readouterr()
@@ -109,7 +110,7 @@ def test_a_suite_survives_whatever_happens(here: Path, capsys: pytest.CaptureFix
     assert "4 of 4 tasks done" in printed
     assert manifest()[fit]["command"] == f"fit --resume {Path('runs/staged/pair-seed_3')}"
     assert "Restored all states" in Path(manifest()[fit]["log"]).read_text()
-    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 40
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 24
     assert {entry["state"] for entry in manifest().values()} == {"done"}
     assert all(entry["seconds"] > 0 and entry["exit_code"] == 0 for entry in manifest().values())
 

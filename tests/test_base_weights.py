@@ -55,7 +55,6 @@ def test_bundled_weights_fit_the_default_networks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OUROBOROS3D_CACHE", str(tmp_path / "cache"))
     package = ROOT / "ouroboros3d"
     wanted = yaml.safe_load((package / "defaults.yaml").read_text())["model"]["init_args"]
     with safe_open(package / "weights" / "desk.safetensors", "pt") as file:
@@ -64,7 +63,8 @@ def test_bundled_weights_fit_the_default_networks(
         trained = config[name]["init_args"]
         assert {key: trained[key] for key in wanted[name]["init_args"]} == wanted[name]["init_args"]
     assert (package / "weights" / "desk.safetensors").stat().st_size <= 12e6
-    small = ["--data.max_objects=1", "--data.batch_size=1", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    small = ["--data.orbits=1", "--data.supersampling=1", "--data.render_workers=1"]
+    small += ["--data.max_objects=1", "--data.batch_size=1", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
     main(["fit", f"--config={ROOT / 'ablations' / 'staged.yaml'}", *small, "--model.sampler.num_steps=2"])
     with pytest.raises(SystemExit):
         main(["fit", f"--config={ROOT / 'ablations' / 'staged.yaml'}", "--model.reconstructor.position=absolute"])

@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -38,28 +41,45 @@ main(["fit", "--config=" + sys.argv[1], *sys.argv[2:]])
 TINY = f"--config={ROOT / 'tests' / 'tiny.yaml'}"
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def here(here: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same with a shared cache of views."""
-    monkeypatch.setenv("OUROBOROS3D_CACHE", str(cache))
-    return here
+# The published code takes its views of orbits of 16, and trains at batch 1 alone.
+MORE = {"published": ("--data.orbit_views=16", "--data.orbits=1", "--data.batch_size=1")}
 
 
 def fit(name: str, *more: str) -> None:
-    main(["fit", f"--config={ROOT / 'ablations' / name}.yaml", TINY, *more])
+    main(["fit", f"--config={ROOT / 'ablations' / name}.yaml", TINY, *MORE.get(name, ()), *more])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run of an ablation, made once; a test works on a copy of it."""
+    folder = tmp_path_factory.mktemp("trained")
+
+    @cache
+    def run(name: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
+            fit(name)
+        return folder / "runs" / name / "version_0"
+
+    return run
+
+
+@pytest.fixture
+def copied(trained: Callable[[str], Path], here: Path) -> Callable[[str], Path]:
+    """The same run in the test's own working folder, as the newest one there."""
+
+    def copy(name: str) -> Path:
+        run = here / "runs" / name / "version_0"
+        shutil.copytree(trained(name), run, copy_function=shutil.copyfile)
+        return run
+
+    return copy
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
-def test_every_ablation_trains(path: Path, here: Path) -> None:
-    # The published code takes its views of orbits of 16, and trains at batch 1 alone.
-    published = ("--data.orbit_views=16", "--data.orbits=1", "--data.batch_size=1")
-    fit(path.stem, *(published if path.stem == "published" else ()))
-    run = here / "runs" / path.stem / "version_0"
+def test_every_ablation_trains(path: Path, trained: Callable[[str], Path]) -> None:
+    run = trained(path.stem)
     assert (run / "config.yaml").is_file()
     assert (run / "checkpoints" / "last.ckpt").is_file()
     assert list((run / "pictures").glob("validation_*.png"))
@@ -79,9 +99,8 @@ def test_two_processes_train_and_test_as_one(here: Path) -> None:
     assert json.loads((here / "runs/recursive/version_0/results.json").read_text())["objects"] == 2
 
 
-def test_the_resolved_configuration_reproduces_the_run(here: Path) -> None:
-    fit("recursive")
-    first = here / "runs" / "recursive" / "version_0"
+def test_the_resolved_configuration_reproduces_the_run(here: Path, copied: Callable[[str], Path]) -> None:
+    first = copied("recursive")
     main(["fit", "-c", str(first / "config.yaml")])
     one = torch.load(first / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     two = torch.load(here / "runs/recursive/version_1/checkpoints/last.ckpt", weights_only=True)["state_dict"]
@@ -143,14 +162,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(here: Path) -> None:
 
 
 def test_test_takes_the_newest_best_checkpoint(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: Path, copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit("staged")
-    fit("recursive")
+    copied("staged")
+    run = copied("recursive")
     capsys.readouterr()
     main(["test"])
     printed = capsys.readouterr().out
-    run = here / "runs" / "recursive" / "version_0"
     assert re.search(r"newest run's best checkpoint, runs/recursive/version_0/checkpoints/best", printed)
     assert "renders, novel" in printed
     assert "tensorboard --logdir" in printed
@@ -180,9 +198,10 @@ def test_test_takes_the_newest_best_checkpoint(
     assert (run / "pictures" / "validation.png").is_file()
 
 
-def test_a_staged_checkpoint_runs_in_the_other_variants(here: Path, caplog: pytest.LogCaptureFixture) -> None:
-    fit("staged")
-    checkpoint = here / "runs/staged/version_0/checkpoints/last.ckpt"
+def test_a_staged_checkpoint_runs_in_the_other_variants(
+    here: Path, copied: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = copied("staged") / "checkpoints/last.ckpt"
     for name in ("inference_combined", "recursive"):
         main(["test", f"--config={ROOT / 'ablations' / name}.yaml", TINY, f"--ckpt_path={checkpoint}"])
         results = json.loads((here / "runs" / name / "version_0" / "results.json").read_text())
@@ -195,14 +214,16 @@ def test_a_staged_checkpoint_runs_in_the_other_variants(here: Path, caplog: pyte
     assert (here / "runs/recursive/from_staged/results.json").is_file()
 
 
-def test_predict_writes_views_gaussians_and_a_turntable(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit("recursive")
+def test_predict_writes_views_gaussians_and_a_turntable(
+    copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied("recursive")
     picture = Image.new("RGB", (90, 60), "white")
     ImageDraw.Draw(picture).rectangle((30, 15, 60, 50), fill=(200, 40, 30))
     picture.save("chair.png")
     capsys.readouterr()
     main(["predict", "--image", "chair.png"])
-    folder = here / "runs/recursive/version_0/predictions/chair"
+    folder = run / "predictions/chair"
     assert "gaussians.ply" in capsys.readouterr().out
     assert len(list(folder.glob("view_*.png"))) == 4
     assert load_ply(folder / "gaussians.ply").shape[1] > 0
@@ -269,12 +290,14 @@ def test_wrong_data_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]
     assert "uid" in refused("uids=[nobody]")
 
 
-def test_an_existing_run_folder_is_never_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit("staged", "--version=mine")
-    kept = (here / "runs/staged/mine/checkpoints/last.ckpt").read_bytes()
+def test_an_existing_run_folder_is_never_overwritten(
+    copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = copied("staged").rename("runs/staged/mine")
+    before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
     arguments = ["fit", f"--config={ROOT / 'ablations' / 'staged.yaml'}", TINY, "--version=mine"]
     assert "exists already" in refusal(capsys, *arguments)
-    assert (here / "runs/staged/mine/checkpoints/last.ckpt").read_bytes() == kept
+    assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
 
 
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -283,9 +306,10 @@ def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> No
     assert {folder.name for folder in claimed} == {f"version_{number}" for number in range(8)}
 
 
-def test_a_wrong_checkpoint_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit("recursive")
-    checkpoint = here / "runs/recursive/version_0/checkpoints/last.ckpt"
+def test_a_wrong_checkpoint_gets_one_line(
+    here: Path, copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = copied("recursive") / "checkpoints/last.ckpt"
     staged = f"--config={ROOT / 'ablations' / 'staged.yaml'}"
     assert "expected the weights of Staged" in refusal(capsys, "test", staged, TINY, f"--ckpt_path={checkpoint}")
     assert "to start from its weights" in refusal(capsys, "fit", staged, TINY, f"--ckpt_path={checkpoint}")
@@ -326,8 +350,8 @@ def test_no_pickle_is_executed(here: Path, capsys: pytest.CaptureFixture[str], m
     assert not Path("executed").exists()
 
 
-def test_a_wrong_image_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit("recursive")
+def test_a_wrong_image_gets_one_line(copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    copied("recursive")
     Path("text.png").write_text("no image")
     Image.new("RGB", (40, 40), "white").save("blank.png")
     assert "expected --image" in refusal(capsys, "predict")

@@ -28,6 +28,7 @@ STEPS = [
     "--trainer.val_check_interval=3",
     "--trainer.callbacks+=" + LAST,
     "--trainer.callbacks.every_n_steps=5",
+    "--model.init_args.sampler.num_steps=2",
 ]
 
 

@@ -29,13 +29,13 @@ VOLATILE = {"run_id", "timestamp", "seconds", "peak_memory_mib", "batch_size", "
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny recursive run, tested, one object a batch; and its working folder's cache."""
+    """A tiny recursive run, whose last checkpoint is tested, one object a batch."""
     folder = tmp_path_factory.mktemp("tested")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
         main(["fit", f"--config={ROOT / 'ablations/recursive.yaml'}", TINY, "--data.batch_size=1"])
-        main(["test"])
+        main(["test", "--ckpt_path=runs/recursive/version_0/checkpoints/last.ckpt"])
     return folder / "runs/recursive/version_0"
 
 
@@ -137,24 +137,19 @@ def test_the_run_logs_means_and_step_curves(run: Path) -> None:
 
 
 def test_an_interrupted_test_goes_on_where_it_stopped(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = [
-        "--ckpt_path",
-        str(here / "checkpoints/last.ckpt"),
-        f"--config={here / 'config.yaml'}",
-        "--experiment=killed",
-    ]
-    command = Command("test", *run, "--version=one", before=kill_after_the_first_object)
+    run = ["--ckpt_path=runs/recursive/version_0/checkpoints/last.ckpt"]
+    run += [f"--config={here / 'config.yaml'}", "--experiment=recursive", "--version=killed"]
+    command = Command("test", *run, before=kill_after_the_first_object)
     assert command.wait() == -signal.SIGKILL, command.printed
-    killed = here.parents[1] / "killed/one"
+    killed = here.with_name("killed")
     assert not (killed / "results.json").exists()
     assert len(list(killed.glob("results.*.jsonl.part"))) == 2
-    resume = ["test", *run[:2], f"--config={killed / 'config.yaml'}"]
+    resume = ["test", run[0], f"--config={killed / 'config.yaml'}"]
     (killed / "checkpoints").mkdir()  # so that its own configuration stands for its folder
     main(resume)
     assert "1 objects were tested before" in capsys.readouterr().out
     assert not list(killed.glob("*.part"))
-    main(["test", *run, "--version=whole"])
-    same(killed, killed.with_name("whole"))
+    same(killed, here)
     # A finished test starts anew when it is asked for again, and gives the same.
     before = json.loads((killed / "results.json").read_text())
     main(resume)

@@ -5,17 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments):
+def test_rows_have_the_keys_that_every_tool_reads(tmp_path):
+    arguments = ["--scenes=1", "--rounds=1", "--names", "ours", "plain", f"--json={tmp_path / 'rows.json'}"]
     command = [sys.executable, ROOT / "benchmarks" / "renderer.py", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_rows_have_the_keys_that_every_tool_reads(tmp_path):
-    done = run("--scenes=1", "--rounds=1", "--names", "ours", "plain", f"--json={tmp_path / 'rows.json'}")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in rows] == ["ours", "plain"]
@@ -30,10 +29,13 @@ def test_rows_have_the_keys_that_every_tool_reads(tmp_path):
     assert "| ours | 1,024 |" in done.stdout
 
 
-def test_an_unknown_name_is_a_usage_error():
-    done = run("--names", "theirs")
-    assert done.returncode == 2
-    assert "expected some of ours, plain" in done.stderr
+def test_an_unknown_name_is_a_usage_error(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    renderer = runpy.run_path(str(ROOT / "benchmarks" / "renderer.py"))
+    with pytest.raises(SystemExit) as stopped:
+        renderer["main"](["--names", "theirs"])
+    assert stopped.value.code == 2
+    assert "expected some of ours, plain" in capsys.readouterr().err
 
 
 def test_meshes_are_those_with_the_wanted_number_of_faces(tmp_path):
