@@ -39,11 +39,16 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         _run(command, arguments[1:])
     except Exception as error:
-        from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-        if os.environ.get(_DEBUG) or not isinstance(error, (ValueError, OSError, MisconfigurationException)):
+        if os.environ.get(_DEBUG) or not (isinstance(error, (ValueError, OSError)) or _of_lightning(error)):
             raise
         _fail(" ".join(str(error).split()))
+
+
+def _of_lightning(error: Exception) -> bool:
+    """Whether Lightning refuses what it was asked for; it is imported here, for seconds, when nothing else fits."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    return isinstance(error, MisconfigurationException)
 
 
 def _run(command: str, arguments: list[str]) -> None:
