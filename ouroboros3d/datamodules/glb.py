@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ouroboros3d.datamodules.glb_container import AssetError, GlbContainer
 from ouroboros3d.datamodules.glb_materials import MaterialUse, read_material
+from ouroboros3d.datamodules.mesh_parts import textured_mesh
+from ouroboros3d.datamodules.texture_files import Textures
+from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_PARTS, refusing
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
 
-MAX_FACES = 5_000_000
-_MAX_NODES = 100_000
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 # What may be required and is still read right: it does not change the base colour, or is handled.
 _KNOWN_EXTENSIONS = frozenset({
@@ -28,7 +27,7 @@ _KNOWN_EXTENSIONS = frozenset({
     "KHR_lights_punctual",
 })  # fmt: skip
 
-__all__ = ["MAX_FACES", "AssetError", "load_glb"]
+__all__ = ["AssetError", "load_glb"]
 
 
 def load_glb(path: Path) -> TexturedMesh:
@@ -46,14 +45,9 @@ def load_glb(path: Path) -> TexturedMesh:
     Raises:
         AssetError: the file cannot be read or holds no usable triangles: one line with path, expected and found.
     """
-    glb = GlbContainer(path)
-    try:
-        return _SceneReader(glb).read()
-    except AssetError:
-        raise
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError, MemoryError) as error:
-        # The one boundary to untrusted JSON: any key may be missing or of any type, and each such use ends here.
-        glb.fail(f"expected valid glTF 2.0, got {type(error).__name__}: {str(error)[:200]}")
+    # What overflows is refused where it ends: among the vertices and texture coordinates.
+    with refusing(AssetError, f"{path}: expected valid glTF 2.0"), np.errstate(all="ignore"):
+        return _SceneReader(GlbContainer(path)).read()
 
 
 class _SceneReader:
@@ -65,39 +59,39 @@ class _SceneReader:
             glb.fail(f"expected plain glTF, got the required extensions {sorted(unknown)}; convert it first")
         self.glb = glb
         self.world: dict[int, NDArray[np.float64]] = {}
-        self.images: dict[int, Tensor] = {}
+        self.textures = Textures(glb.path)
         self.uses: dict[int | None, tuple[int, MaterialUse]] = {}
         self.vertices: list[NDArray[np.float64]] = []
         self.faces: list[NDArray[np.int64]] = []
         self.uv: list[NDArray[np.float32]] = []
         self.colours: list[NDArray[np.float32]] = []
         self.material_index: list[NDArray[np.int64]] = []
-        self.vertex_count = self.face_count = 0
+        self.vertex_count = self.face_count = self.part_count = 0
 
     def read(self) -> TexturedMesh:
         """Everything, in one mesh."""
         for node in self._nodes():
             mesh = self.glb.item("meshes", node["mesh"]) if "mesh" in node else {"primitives": []}
             for primitive in mesh["primitives"]:
+                self._count_part()
                 if primitive.get("mode", _TRIANGLES) in (_TRIANGLES, _STRIP, _FAN):
                     self._add(primitive, node, node.get("weights", mesh.get("weights", [])))
         if self.face_count == 0:
             self.glb.fail("expected triangles in its scene, got no faces")
-        used, faces = np.unique(np.concatenate(self.faces), return_inverse=True)
-        vertices, colours = np.concatenate(self.vertices)[used], np.concatenate(self.colours)[used]
-        if not np.abs(vertices).max() < 1e30:  # far below where float32 overflows in a cross product; NaN fails too
-            self.glb.fail("expected finite vertices, got NaN, infinity or beyond 1e30")
-        extent = float(np.ptp(vertices, axis=0).max())
-        if extent <= 1e-5 * float(np.abs(vertices).max()):  # float32 keeps 7 digits: less would be no shape any more
-            self.glb.fail(f"expected an object with a size, got an extent of {extent:g}")
-        return TexturedMesh(
-            vertices=torch.from_numpy(vertices.astype(np.float32)),
-            faces=torch.from_numpy(faces.reshape(-1, 3)),
-            uv=torch.from_numpy(np.concatenate(self.uv)),
-            material_index=torch.from_numpy(np.concatenate(self.material_index)),
-            materials=tuple(use.material for _, use in self.uses.values()),
-            vertex_colours_linear=None if (colours == 1).all() else torch.from_numpy(colours),
+        return textured_mesh(
+            self.glb.fail,
+            np.concatenate(self.vertices),
+            np.concatenate(self.faces),
+            np.concatenate(self.uv),
+            np.concatenate(self.material_index),
+            [use.material for _, use in self.uses.values()],
+            np.concatenate(self.colours),
         )
+
+    def _count_part(self) -> None:
+        self.part_count += 1
+        if self.part_count > MAX_PARTS:
+            self.glb.fail(f"expected at most {MAX_PARTS} nodes and primitives, got more")
 
     def _nodes(self) -> list[dict[str, Any]]:
         """Nodes of the default scene, their world transforms in `world`; without a scene, every mesh once."""
@@ -109,9 +103,10 @@ class _SceneReader:
         stack = [(index, np.eye(4)) for index in reversed(scene.get("nodes", []))]
         while stack:
             index, parent = stack.pop()
+            self._count_part()
             node = self.glb.item("nodes", index)
-            if index in self.world or len(self.world) >= _MAX_NODES:
-                self.glb.fail(f"expected a tree of at most {_MAX_NODES} nodes, got node {index} twice or more nodes")
+            if index in self.world:
+                self.glb.fail(f"expected a tree of nodes, got node {index} twice")
             self.world[index] = parent @ _local_matrix(node)
             nodes.append({**node, "index": index})
             stack += [(child, self.world[index]) for child in reversed(node.get("children", []))]
@@ -164,6 +159,9 @@ class _SceneReader:
         if "skin" not in node or "JOINTS_0" not in attributes:
             return self.world.get(node.get("index", -1), np.eye(4))[None]
         skin = self.glb.item("skins", node["skin"])
+        if len(skin["joints"]) > MAX_PARTS:
+            self.glb.fail(f"expected at most {MAX_PARTS} joints of a skin, got {len(skin['joints'])}")
+        self.glb.spend(16 * len(skin["joints"]))
         joints = np.stack([self.world[joint] for joint in skin["joints"]])
         if "inverseBindMatrices" in skin:
             stored = self.glb.accessor(skin["inverseBindMatrices"]).astype(np.float64)
@@ -204,7 +202,7 @@ class _SceneReader:
         """Place in the mesh's list and content of a material; None is glTF's default material."""
         if index not in self.uses:
             plain = MaterialUse(Material(), 0, np.eye(3)[:2])
-            use = plain if index is None else read_material(self.glb, index, self.images)
+            use = plain if index is None else read_material(self.glb, index, self.textures)
             self.uses[index] = (len(self.uses), use)
         return self.uses[index]
 

@@ -6,7 +6,6 @@ in them is believed: counts are bounded, offsets stay inside their buffer, and p
 
 import base64
 import binascii
-import json
 import struct
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,14 +14,21 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_FILE_BYTES = 2**30
-MAX_ELEMENTS = 20_000_000  # of one accessor: no honest object has more, and it bounds the memory one number can claim
+from ouroboros3d.datamodules.untrusted import (
+    MAX_ASSET_BYTES,
+    MAX_NUMBERS,
+    MAX_NUMBERS_READ,
+    UntrustedError,
+    parse_json,
+    read_regular,
+)
+
 _MAGIC, _JSON_CHUNK, _BIN_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}  # MAT2 and MAT3 are used by no attribute we read
 
 
-class AssetError(ValueError):
+class AssetError(UntrustedError):
     """An asset that cannot be used: one line with the path, what was expected and what was found."""
 
 
@@ -33,16 +39,13 @@ class GlbContainer:
         path: the file; other files that it names are looked for in its folder and nowhere else.
 
     Raises:
-        AssetError: no such file, not a GLB, truncated, or larger than `MAX_FILE_BYTES`.
+        AssetError: no such file, not a GLB, truncated, or larger than `MAX_ASSET_BYTES`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            size = path.stat().st_size
-            if size > MAX_FILE_BYTES:
-                self.fail(f"expected at most {MAX_FILE_BYTES} bytes, got {size}")
-            data = path.read_bytes()
+            data = read_regular(path, MAX_ASSET_BYTES)
         except OSError as error:
             self.fail(f"expected a readable GLB file, got {error.strerror or type(error).__name__}")
         if len(data) < 20 or struct.unpack_from("<I", data)[0] != _MAGIC:
@@ -52,22 +55,24 @@ class GlbContainer:
             self.fail(f"expected glTF version 2, got {version}; convert it to glTF 2")
         if length > len(data):
             self.fail(f"expected {length} bytes as its header says, got {len(data)}: truncated, download it again")
-        chunks = self._chunks(data[:length])
+        # Views, since every accessor asks for its part of a buffer that may be as large as the file.
+        chunks = self._chunks(memoryview(data)[:length])
         if not chunks or chunks[0][0] != _JSON_CHUNK:
             self.fail("expected a JSON chunk first, got none")
         try:
-            tree = json.loads(chunks[0][1].decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            tree = parse_json(str(chunks[0][1], "utf-8"))
+        except ValueError as error:
             self.fail(f"expected JSON in its first chunk, got {type(error).__name__}: {error}")
         if not isinstance(tree, dict):
             self.fail(f"expected a JSON object in its first chunk, got {type(tree).__name__}")
         self.tree: dict[str, Any] = tree
         self._binary = chunks[1][1] if len(chunks) > 1 and chunks[1][0] == _BIN_CHUNK else None
-        self._buffers: dict[int, bytes] = {}
+        self._buffers: dict[int, memoryview] = {}
+        self._numbers_read = 0
 
     def fail(self, reason: str) -> NoReturn:
         """Raise AssetError for this file."""
-        raise AssetError(f"{self.path}: {' '.join(reason.split())}.")  # messages of libraries may have several lines
+        raise AssetError(f"{self.path}: {reason}.")
 
     def item(self, kind: str, index: object) -> dict[str, Any]:
         """Entry `index` of the top-level list `kind`, for example ("accessors", 3)."""
@@ -79,11 +84,21 @@ class GlbContainer:
         found: dict[str, Any] = items[index]
         return found
 
+    def spend(self, numbers: int) -> None:
+        """Count numbers that are read.
+
+        Raises:
+            AssetError: they are more than `MAX_NUMBERS_READ` in all.
+        """
+        self._numbers_read += numbers
+        if self._numbers_read > MAX_NUMBERS_READ:
+            self.fail(f"expected at most {MAX_NUMBERS_READ} numbers in all that is shown, got more")
+
     def accessor(self, index: object) -> NDArray[Any]:
         """The values of an accessor, [count, width] in their stored type; normalised integers become float32.
 
         Raises:
-            AssetError: it reaches beyond its buffer, or is larger than `MAX_ELEMENTS`.
+            AssetError: it reaches beyond its buffer, is larger than `MAX_NUMBERS`, or all of them are too large.
         """
         entry = self.item("accessors", index)
         name = f"accessors[{index}]"
@@ -94,8 +109,9 @@ class GlbContainer:
             )
         dtype, width = np.dtype(_COMPONENTS[entry["componentType"]]), _WIDTHS[entry["type"]]
         count = self._count(entry.get("count"), f"{name}.count")
-        if count * width > MAX_ELEMENTS:
-            self.fail(f"{name}: expected at most {MAX_ELEMENTS} numbers, got {count * width}")
+        if count * width > MAX_NUMBERS:
+            self.fail(f"{name}: expected at most {MAX_NUMBERS} numbers, got {count * width}")
+        self.spend(count * width)
         if "bufferView" in entry:
             values = self._strided(entry["bufferView"], entry.get("byteOffset", 0), count, width, dtype, name)
         else:
@@ -103,6 +119,7 @@ class GlbContainer:
         if "sparse" in entry:
             sparse = entry["sparse"]
             changed = self._count(sparse["count"], f"{name}.sparse.count")
+            self.spend(changed * (1 + width))
             where, what = sparse["indices"], sparse["values"]
             index_type = np.dtype(_COMPONENTS[where["componentType"]])
             rows = self._strided(where["bufferView"], where.get("byteOffset", 0), changed, 1, index_type, name)[:, 0]
@@ -116,7 +133,7 @@ class GlbContainer:
             return scaled
         return values
 
-    def view(self, index: object) -> bytes:
+    def view(self, index: object) -> memoryview:
         """The bytes of a buffer view."""
         entry = self.item("bufferViews", index)
         if "EXT_meshopt_compression" in entry.get("extensions", {}):
@@ -154,22 +171,17 @@ class GlbContainer:
                 self.fail(f"expected files inside its own folder, got a reference to {uri!r}")
             if not target.is_file():
                 self.fail(f"expected the file {uri!r} beside it, got none")
-            if target.stat().st_size > MAX_FILE_BYTES:
-                self.fail(f"expected at most {MAX_FILE_BYTES} bytes in {uri!r}, got {target.stat().st_size}")
-            return target.read_bytes()
+            return read_regular(target, MAX_ASSET_BYTES)
         except AssetError:
             raise
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # too long, with a NUL, a loop of links, ...
+        except (OSError, ValueError, RuntimeError) as error:  # too long, with a NUL, a loop of links, ...
             self.fail(f"expected a readable file {uri[:80]!r} beside it, got {type(error).__name__}")
 
-    def _chunks(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Type and content of each chunk after the 12-byte header."""
-        chunks, position = [], 12
-        while position + 8 <= len(data):
+    def _chunks(self, data: memoryview) -> list[tuple[int, memoryview]]:
+        """Type and content of the first two chunks after the 12-byte header, which are all that glTF 2.0 knows."""
+        chunks: list[tuple[int, memoryview]] = []
+        position = 12
+        while position + 8 <= len(data) and len(chunks) < 2:
             length, kind = struct.unpack_from("<II", data, position)
             if position + 8 + length > len(data):
                 self.fail(f"expected a chunk of {length} bytes at byte {position}, got {len(data) - position - 8}")
@@ -177,12 +189,12 @@ class GlbContainer:
             position += 8 + length
         return chunks
 
-    def _buffer(self, index: object) -> bytes:
+    def _buffer(self, index: object) -> memoryview:
         entry = self.item("buffers", index)
         assert isinstance(index, int)  # `item` has checked it
         if index not in self._buffers:
             if "uri" in entry:
-                content = self.uri(entry["uri"])
+                content = memoryview(self.uri(entry["uri"]))
             elif index == 0 and self._binary is not None:
                 content = self._binary
             else:

@@ -6,16 +6,20 @@ indices out of range, in silence.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 
 from ouroboros3d.datamodules.glb_container import AssetError
-from ouroboros3d.datamodules.glb_materials import decode_image
 from ouroboros3d.datamodules.mesh_file import MeshFile
+from ouroboros3d.datamodules.texture_files import Textures
+from ouroboros3d.datamodules.untrusted import MAX_ASSET_BYTES, MAX_FACES, MAX_NUMBERS, read_regular, refusing
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
 from ouroboros3d.renderers.textures import srgb_to_linear
+
+_SCANNED = "materials/textures"  # of Google Scanned Objects
 
 
 def load_obj(path: Path) -> TexturedMesh:
@@ -35,16 +39,17 @@ def load_obj(path: Path) -> TexturedMesh:
         AssetError: a file is missing, unreadable or broken, or a texture is there twice with different content.
     """
     file = MeshFile(path)
-    parts = _Parts(file)
-    text = file.data.decode("utf-8", errors="replace").replace("\\\n", " ").replace("\\\r\n", " ")
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            parts.add(line)
-        except AssetError:
-            raise
-        except ValueError as error:
-            file.fail(f"expected a valid line {number}, got {line[:60]!r} ({error})")
-    return parts.mesh()
+    with refusing(AssetError, f"{path}: expected a valid OBJ file"):
+        parts = _Parts(file)
+        text = file.data.decode("utf-8", errors="replace").replace("\\\n", " ").replace("\\\r\n", " ")
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                parts.add(line)
+            except AssetError:
+                raise
+            except ValueError as error:
+                file.fail(f"expected a valid line {number}, got {line[:60]!r} ({error})")
+        return parts.mesh()
 
 
 @dataclass
@@ -62,6 +67,10 @@ class _Parts:
     slots: dict[str, int] = field(default_factory=dict)
     slot: int = -1
 
+    def __post_init__(self) -> None:
+        """The textures of all its MTL files."""
+        self.textures = Textures(self.file.path)
+
     def add(self, line: str) -> None:
         """One line of the file."""
         keyword, _, rest = line.strip().partition(" ")
@@ -69,10 +78,14 @@ class _Parts:
             values = [float(word) for word in rest.split()]
             if len(values) not in (3, 4, 6):
                 raise ValueError("a vertex has 3 numbers, and 3 more for its colour")
+            if len(self.vertices) >= MAX_NUMBERS // 3:
+                self.file.fail(f"expected at most {MAX_NUMBERS // 3} vertices, got more")
             self.vertices.append(values[:3])
             self.colours.append([*values[3:6], 1.0] if len(values) == 6 else [1.0] * 4)
         elif keyword == "vt":
             u, v, *_ = [*map(float, rest.split()), 0.0, 0.0]
+            if len(self.uv) >= MAX_NUMBERS // 2:
+                self.file.fail(f"expected at most {MAX_NUMBERS // 2} texture coordinates, got more")
             self.uv.append([u, 1 - v])  # OBJ counts from the lower left corner
         elif keyword == "f":
             self._face(rest.split())
@@ -82,7 +95,7 @@ class _Parts:
                 self.file.fail(f"expected material {name!r} in its MTL files, got {sorted(self.known) or 'none'}")
             self.slot = self.slots.setdefault(name, len(self.slots))
         elif keyword == "mtllib":
-            self.known |= _read_mtl(self.file, rest.strip())
+            self.known |= _read_mtl(self.file, rest.strip(), self.textures)
 
     def _face(self, corners: Sequence[str]) -> None:
         if len(corners) < 3:
@@ -91,6 +104,8 @@ class _Parts:
         places = [_place(words[0], len(self.vertices)) for words in indices]
         textured = all(len(words) > 1 and words[1] for words in indices)
         coordinates = [_place(words[1], len(self.uv)) for words in indices] if textured else [-1] * len(places)
+        if len(self.faces) + len(places) - 2 > MAX_FACES:
+            self.file.fail(f"expected at most {MAX_FACES} triangles, got more")
         if self.slot < 0:
             self.slot = self.slots.setdefault("", len(self.slots))
         for last in range(2, len(places)):
@@ -122,11 +137,11 @@ def _place(word: str, count: int) -> int:
     return place
 
 
-def _read_mtl(file: MeshFile, name: str) -> dict[str, Material]:
+def _read_mtl(file: MeshFile, name: str, textures: Textures) -> dict[str, Material]:
     """The materials of an MTL file by their names."""
-    path = file.path.parent / _inside(file, name)
+    path = _inside(file, file.path.parent, name)
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        lines = read_regular(path, MAX_ASSET_BYTES).decode("utf-8", errors="replace").splitlines()
     except OSError as error:
         file.fail(f"expected its materials in {path}, got {error.strerror or error}")
     entries: dict[str, dict[str, str]] = {}
@@ -137,22 +152,20 @@ def _read_mtl(file: MeshFile, name: str) -> dict[str, Material]:
             entry = entries.setdefault(rest.strip(), {})
         elif keyword in ("Kd", "d", "Tr", "map_Kd", "map_d"):
             entry[keyword] = rest.strip()
-    textures: dict[str, torch.Tensor] = {}
     return {name: _material(file, path.parent, entry, textures) for name, entry in entries.items()}
 
 
-def _material(file: MeshFile, folder: Path, entry: dict[str, str], textures: dict[str, torch.Tensor]) -> Material:
+def _material(file: MeshFile, folder: Path, entry: dict[str, str], textures: Textures) -> Material:
     colour = torch.tensor([float(word) for word in entry.get("Kd", "1 1 1").split()[:3]]).clamp(0, 1)
     alpha = float(entry["d"].split()[-1]) if "d" in entry else 1 - float(entry.get("Tr", 0))
     red, green, blue = srgb_to_linear(colour.expand(3)).tolist()
     name, masked = entry.get("map_Kd"), "map_d" in entry
     if masked and entry["map_d"] != name:
         file.fail(f"expected map_d to be the alpha of map_Kd {name!r}, got {entry['map_d']!r}; convert it to GLB")
-    if name is not None and name not in textures:
-        textures[name] = torch.from_numpy(decode_image(_texture(file, folder, name), name, file.fail))
+    texture = None if name is None else textures.decoded(str(folder / name), partial(_texture, file, folder, name))
     return Material(
         (red, green, blue, min(max(alpha, 0.0), 1.0)),
-        textures[name] if name is not None else None,
+        texture,
         alpha_mode="BLEND" if masked or alpha < 1 else "OPAQUE",
     )
 
@@ -161,18 +174,26 @@ def _texture(file: MeshFile, folder: Path, name: str) -> bytes:
     """The one content that the texture of this name has in the places where it may be."""
     if name.startswith("-"):
         file.fail(f"expected textures without options, got {name!r}; convert it to GLB")
-    scanned = folder.parent / "materials" / "textures"  # Google Scanned Objects
-    places = [folder, scanned, folder.parent] if scanned.is_dir() else [folder]
-    found = {path: path.read_bytes() for place in places if (path := place / _inside(file, name)).is_file()}
+    places = [_inside(file, folder, name)]
+    if (folder.parent / _SCANNED).is_dir():
+        places += [_inside(file, folder.parent, f"{_SCANNED}/{name}"), _inside(file, folder.parent, name)]
+    found = {path: read_regular(path, MAX_ASSET_BYTES) for path in places if path.is_file()}
     if len(set(found.values())) != 1:
-        where = " and ".join(map(str, found)) or f"none in {', '.join(map(str, places))}"
+        where = " and ".join(map(str, found)) or f"none in {', '.join(str(path.parent) for path in places)}"
         file.fail(f"expected one texture {name!r}, got {where}")
     return next(iter(found.values()))
 
 
-def _inside(file: MeshFile, name: str) -> PurePosixPath:
-    """A file's name that does not lead out of its folder."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if not name or path.is_absolute() or ".." in path.parts or ":" in name:
+def _inside(file: MeshFile, folder: Path, name: str) -> Path:
+    """A file by its name, which does not lead out of the folder, not by a link either."""
+    relative = PurePosixPath(name.replace("\\", "/"))
+    path = folder / relative
+    if (
+        not name
+        or relative.is_absolute()
+        or ".." in relative.parts
+        or ":" in name
+        or not path.resolve().is_relative_to(folder.resolve())
+    ):
         file.fail(f"expected names of files inside its folder, got {name!r}")
     return path

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ouroboros3d.datamodules.glb_container import MAX_ELEMENTS
+from ouroboros3d.datamodules.glb_container import AssetError
 from ouroboros3d.datamodules.mesh_file import MeshFile
+from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_NUMBERS, refusing
 from ouroboros3d.renderers.meshes import TexturedMesh
 
 _TYPES = {
@@ -47,7 +48,7 @@ def load_ply(path: Path) -> TexturedMesh:
     lines = head.decode("ascii", errors="replace").splitlines()[1:]
     if textured := next((line for line in lines if line.startswith("comment TextureFile")), None):
         file.fail(f"expected colours of vertices, got {textured!r}; convert it to GLB")
-    try:
+    with refusing(AssetError, f"{path}: expected a valid PLY file"):
         order, elements = _header(lines)
         read = _ascii if order == "=" else _binary
         content = read(body, elements, order)
@@ -55,9 +56,7 @@ def load_ply(path: Path) -> TexturedMesh:
         points = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float64)
         polygons = content.get("face", {})
         faces = polygons.get("vertex_indices", polygons.get("vertex_index", np.zeros((0, 3), np.int64)))
-    except (KeyError, ValueError, IndexError, TypeError, StopIteration, RuntimeError) as error:
-        file.fail(f"expected a valid PLY file, got {type(error).__name__}: {error}")
-    return file.mesh(points, faces.astype(np.int64), colours_srgb=_colours(vertices))
+        return file.mesh(points, faces.astype(np.int64), colours_srgb=_colours(vertices))
 
 
 def _header(lines: list[str]) -> tuple[str, dict[str, tuple[int, list[_Property]]]]:
@@ -72,12 +71,15 @@ def _header(lines: list[str]) -> tuple[str, dict[str, tuple[int, list[_Property]
         elif words[:1] == ["element"]:
             properties = []
             elements[words[1]] = (int(words[2]), properties)
-            if not 0 <= int(words[2]) <= MAX_ELEMENTS:
-                raise ValueError(f"{words[2]} elements")
         elif words[:2] == ["property", "list"]:
             properties.append(_Property(words[4], _TYPES[words[3]], _TYPES[words[2]]))
         elif words[:1] == ["property"]:
             properties.append(_Property(words[2], _TYPES[words[1]], None))
+    for name, (count, properties) in elements.items():
+        # Rows with lists are read one by one, and only polygons have some; rows without properties need no bytes.
+        most = MAX_FACES if any(item.length for item in properties) else MAX_NUMBERS
+        if not properties or not 0 <= count <= most:
+            raise ValueError(f"{count} of {name} with {len(properties)} properties, at most {most} of some are read")
     return order, elements
 
 
@@ -101,6 +103,8 @@ def _ascii(body: bytes, elements: dict[str, tuple[int, list[_Property]]], order:
 def _cell(words: Iterator[bytes], item: _Property) -> list[float]:
     """The numbers of one property in one row."""
     length = int(next(words)) if item.length else 1
+    if length < 0:
+        raise ValueError(f"a list of {length}")
     return [float(next(words)) for _ in range(length)]
 
 
@@ -138,6 +142,8 @@ def _binary_rows(body: bytes, offset: int, count: int, properties: list[_Propert
                 kind = np.dtype(order + item.length)
                 length = int(np.frombuffer(body, kind, 1, offset)[0])
                 offset += kind.itemsize
+                if length < 0:  # numpy would read to the end of the file
+                    raise ValueError(f"a list of {length}")
             kind = np.dtype(order + item.kind)
             columns[item.name].append(np.frombuffer(body, kind, length, offset).tolist())
             offset += length * kind.itemsize

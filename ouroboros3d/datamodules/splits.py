@@ -16,7 +16,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 def hashed_integer(*parts: object) -> int:
     """An integer in [0, 2^63) from the parts' text, the same on every machine and in every version."""
-    digest = hashlib.sha256("\x00".join(str(part) for part in parts).encode()).digest()
+    digest = hashlib.sha256("\x00".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

@@ -5,12 +5,10 @@
 since only objects that are tested need them.
 """
 
-import io
-import zlib
+import math
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ouroboros3d.datamodules.maps import coordinate_name
+from ouroboros3d.datamodules.readers.arrays import read_npz
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError
+from ouroboros3d.datamodules.untrusted import MAX_SOLID_SIDE, refusing
 from ouroboros3d.files import whole
 from ouroboros3d.surface import Surface
 
@@ -76,26 +76,21 @@ def read_true_geometry(files: ObjectFiles, count: int) -> TrueGeometry:
     Raises:
         SampleError: a file is missing or broken.
     """
-    *surface, packed, resolution = _read(files, surface_name(count), "points", "normals", "occupancy", "resolution")
-    side = int(resolution)
-    occupancy = torch.from_numpy(np.unpackbits(packed, count=side**3).astype(bool)).view(side, side, side)  # type: ignore[arg-type]
+    arrays = "points", "normals", "occupancy", "resolution"
+    points, normals, packed, resolution = read_npz(files, surface_name(count), *arrays)
+    expected = f"{files.uid}: expected solid cells in {files.file(surface_name(count))}"
+    with refusing(SampleError, expected):
+        side = int(resolution)
+        if not (0 < side <= MAX_SOLID_SIDE and len(packed) == math.ceil(side**3 / 8)):
+            raise SampleError(f"{expected}, got {len(packed)} bytes for {side} cells a side.")
+        cells = np.unpackbits(packed.astype(np.uint8), count=side**3).astype(bool)
     names = sorted(name for name in files.names if fnmatch(name, "coordinate_*.npz"))
-    maps = [_read(files, name, "coordinate")[0] for name in names]
-    points, normals = (torch.from_numpy(array)[None] for array in surface)
-    return TrueGeometry(Surface(points, normals), occupancy, torch.from_numpy(np.stack(maps).astype(np.float32)))
+    with refusing(SampleError, f"{files.uid}: expected coordinate maps in {files.path}"):
+        maps = np.stack([read_npz(files, name, "coordinate")[0].astype(np.float32) for name in names])
+    surface = Surface(*(torch.from_numpy(array.astype(np.float32))[None] for array in (points, normals)))
+    return TrueGeometry(surface, torch.from_numpy(cells).view(side, side, side), torch.from_numpy(maps))
 
 
 def _write(path: Path, **arrays: NDArray[np.generic]) -> None:
     with whole(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type] # numpy types its keywords as one option
-
-
-def _read(files: ObjectFiles, file: str, *names: str) -> list[NDArray[np.generic]]:
-    try:
-        with np.load(io.BytesIO(files.read(file)), allow_pickle=False) as arrays:
-            return [arrays[name] for name in names]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-        raise SampleError(
-            f"{files.file(file)}: expected {' and '.join(names)} of a rendered object, got {error}; delete "
-            f"{files.path}."
-        ) from error

@@ -1,7 +1,6 @@
 """GLB files written byte by byte, read back to known numbers; every broken one ends in one clear line."""
 
 import base64
-import io
 import json
 import struct
 from pathlib import Path
@@ -16,8 +15,9 @@ from PIL import Image
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules import glb as glb_module
-from ouroboros3d.datamodules import glb_container, glb_materials
+from ouroboros3d.datamodules import glb_container, texture_files
 from ouroboros3d.datamodules.glb import AssetError, load_glb
+from ouroboros3d.datamodules.untrusted import open_image
 from ouroboros3d.renderers.meshes import MeshRenderer, TexturedMesh
 
 
@@ -324,7 +324,7 @@ def broken_bytes() -> dict[str, tuple[bytes, str]]:
         "chunk too long": (good[:12] + struct.pack("<I", 10**6) + good[16:], "expected a chunk of 1000000 bytes"),
         "no JSON chunk": (good[:16] + b"XXXX" + good[20:], "expected a JSON chunk first"),
         "broken JSON": (packed(b"{'a': 1}", binary), "expected JSON in its first chunk, got JSONDecodeError"),
-        "JSON bomb": (packed(b"[" * 200_000, binary), "expected JSON in its first chunk, got RecursionError"),
+        "JSON bomb": (packed(b"[" * 200_000, binary), "expected JSON in its first chunk, got .* nested too deeply"),
         "JSON list": (packed(b"[]", binary), "expected a JSON object"),
         "not UTF-8": (packed(b'{"a": "\xff"}', binary), "UnicodeDecodeError"),
         "nothing inside": (packed(text, binary), "got no faces"),
@@ -448,7 +448,7 @@ def broken_trees() -> dict[str, tuple[Any, str]]:
         ),
         "image bomb": (
             lambda g: g.tree.update(images=[{"bufferView": g.view(encoded(Image.new("1", (9000, 9000))))}]),
-            "expected at most 8192 px a side",
+            "9000 x 9000 pixels, expected at most 8192 a side",
         ),
         "path out of the folder": (lambda g: g.tree.update(images=[{"uri": "../secret.png"}]), "inside its own folder"),
         "quoted path out": (lambda g: g.tree.update(images=[{"uri": "%2e%2e/secret.png"}]), "inside its own folder"),
@@ -489,29 +489,8 @@ def test_limits_on_faces_and_bytes(tmp_path, monkeypatch):
     glb = textured_square()
     glb.node(mesh=0)
     fails(glb, tmp_path, "expected at most 3 triangles")
-    monkeypatch.setattr(glb_container, "MAX_FILE_BYTES", 100)
-    fails(glb, tmp_path, "expected at most 100 bytes")
-
-
-@pytest.mark.parametrize("write", [one_triangle, textured_square])
-def test_flipped_bytes_never_raise_anything_else(write, tmp_path):
-    """400 damaged copies of each file: a mesh without NaN, or AssetError."""
-    good = write().content()
-    random = np.random.default_rng(0)
-    messages = []
-    for _ in range(400):
-        damaged = np.frombuffer(good, np.uint8).copy()
-        for place in random.integers(0, len(damaged), random.integers(1, 3)):
-            damaged[place] ^= 1 << random.integers(0, 8)
-        try:
-            mesh = load(damaged.tobytes()[: random.integers(len(good) * 9 // 10, 2 * len(good))], tmp_path)
-        except AssetError as error:
-            messages.append(str(error))
-        else:
-            assert torch.isfinite(mesh.normalised()[0].vertices).all()
-            assert torch.isfinite(mesh.uv).all()
-    assert 15 < len(messages) < 385
-    assert not any("\n" in message for message in messages)
+    monkeypatch.setattr(glb_container, "MAX_ASSET_BYTES", 100)
+    fails(glb, tmp_path, r"got \d+ bytes, of which at most 100 are read")
 
 
 def test_any_json_value_anywhere_never_raises_anything_else(tmp_path):
@@ -541,14 +520,13 @@ def test_any_json_value_anywhere_never_raises_anything_else(tmp_path):
 
 
 def test_images_of_the_limit_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(glb_materials, "MAX_TEXTURE_SIDE", 2)
+    monkeypatch.setattr(texture_files, "MAX_TEXTURE_SIDE", 2)
     assert len(load(textured_square(), tmp_path).faces) == 2
-    monkeypatch.setattr(glb_materials, "MAX_TEXTURE_SIDE", 1)
-    fails(textured_square(), tmp_path, r"expected at most 1 px a side, got \(2, 2\)")
+    monkeypatch.setattr(texture_files, "MAX_TEXTURE_SIDE", 1)
+    fails(textured_square(), tmp_path, "2 x 2 pixels, expected at most 1 a side")
 
 
 def test_decoders_keep_to_the_formats_of_gltf():
     """Pillow can open dozens of formats; fewer decoders are fewer ways in."""
-    stream = io.BytesIO(encoded(np.zeros((4, 4, 3)), "GIF"))
     with pytest.raises(Image.UnidentifiedImageError):
-        Image.open(stream, formats=glb_materials._FORMATS)
+        open_image(encoded(np.zeros((4, 4, 3)), "GIF"), 4)

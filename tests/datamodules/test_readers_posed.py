@@ -15,7 +15,13 @@ from torch.testing import assert_close
 from ouroboros3d.cameras import check_rigid
 from ouroboros3d.datamodules.readers.detection import READERS, open_tree
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
-from ouroboros3d.datamodules.readers.stored import SampleError
+from ouroboros3d.datamodules.readers.stored import (
+    MirroredPoses,
+    NoTransparency,
+    SampleError,
+    TransposedPoses,
+    WrongFieldOfView,
+)
 
 DEPTH = ["ours", "gobjaverse", "gobjaverse_tar", "instantmesh", "trellis", "syncdreamer_gso"]
 NORMALS = ["ours", "bpy_renderer", "gobjaverse", "gobjaverse_tar", "instantmesh"]
@@ -146,8 +152,9 @@ def test_a_damaged_view_is_named(tmp_path: Path, trees, layout: str, damage: str
     elif damage == "other size":
         writers.save(view.with_suffix(".png"), np.zeros((7, 9, 4), np.uint8))
         view.with_suffix(".png").rename(view)
-    with pytest.raises(SampleError, match=rf"(?s){written.uid}: view 1\b.*{view.name}"):
+    with pytest.raises(SampleError, match=rf"(?s){written.uid}: view 1\b.*{view.name}") as caught:
         read_everything(tmp_path, written.uid)
+    assert caught.type is (NoTransparency if damage == "background baked in" else SampleError)
 
 
 def test_a_damaged_archive_is_named(tmp_path: Path, trees) -> None:
@@ -165,7 +172,7 @@ def test_a_missing_pose_is_named_and_never_the_last_one_repeated(tmp_path: Path,
         root, written = trees[layout]
         shutil.copytree(root, tmp_path / layout)
         (tmp_path / layout / written.uid / name).unlink()
-        with pytest.raises(SampleError, match=rf"{written.uid}: view \d+ of \d+ is missing: .*{name}"):
+        with pytest.raises(SampleError, match=rf"{written.uid}: view \d+: expected \d+ views, got no .*{name}"):
             opened(tmp_path / layout).read(written.uid)
 
 
@@ -175,7 +182,7 @@ def test_fewer_views_than_the_format_promises_are_an_error_unless_asked_for(tmp_
     for view in range(9, 12):
         for ending in ("png", "npy"):
             (tmp_path / written.uid / f"{view:03d}.{ending}").unlink()
-    with pytest.raises(SampleError, match=r"view 9 of 12 is missing.*views_per_object"):
+    with pytest.raises(SampleError, match=r"view 9: expected 12 views, got no .*views_per_object"):
         opened(tmp_path).read(written.uid)
     assert len(opened(tmp_path, views_per_object=9).read(written.uid)) == 9
 
@@ -221,7 +228,7 @@ def test_angles_in_degrees_are_refused(tmp_path: Path) -> None:
     for angle, uid in ((39.6, "degrees"), (0.01, "tiny")):
         writers.official(tmp_path, uid)
         changed(meta_of(tmp_path, uid), camera_angle_x=angle)
-        with pytest.raises(SampleError, match=f"{uid}: expected a field of view of 1 to 179 degrees in radians"):
+        with pytest.raises(WrongFieldOfView, match=f"{uid}: expected a field of view of 1 to 179 degrees in radians"):
             opened(tmp_path).read(uid)
 
 
@@ -229,18 +236,19 @@ def test_transposed_mirrored_and_scaled_poses_are_refused(tmp_path: Path) -> Non
     writers.official(tmp_path, "thing")
     meta = json.loads(meta_of(tmp_path).read_text())
     matrices = np.array([location["transform_matrix"] for location in meta["locations"]])
-    mistakes = {
-        "last row": matrices.swapaxes(1, 2),
-        "rigid": matrices * [[-1.0], [1.0], [1.0], [1.0]],
-        "rigid ": matrices * [2.0, 2.0, 2.0, 1.0],
-        "expected poses": matrices[:, :2],
-    }
-    for message, mistake in mistakes.items():
+    mistakes = [
+        (TransposedPoses, "last row", matrices.swapaxes(1, 2)),
+        (MirroredPoses, "rigid .*det -", matrices * [[-1.0], [1.0], [1.0], [1.0]]),
+        (SampleError, "rigid", matrices * [2.0, 2.0, 2.0, 1.0]),
+        (SampleError, "expected poses", matrices[:, :2]),
+    ]
+    for kind, message, mistake in mistakes:
         for location, matrix in zip(meta["locations"], mistake, strict=True):
             location["transform_matrix"] = matrix.tolist()
         meta_of(tmp_path).write_text(json.dumps(meta))
-        with pytest.raises(SampleError, match=f"thing: .*{message.strip()}"):
+        with pytest.raises(SampleError, match=f"thing: .*{message}") as caught:
             opened(tmp_path).read("thing")
+        assert caught.type is kind
 
 
 def test_epidiff_has_six_rings_of_sixteen(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from ouroboros3d.datamodules.readers.posed import (
     rings_by_elevation,
 )
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError
+from ouroboros3d.datamodules.untrusted import refusing
 
 
 class BpyRendererReader(PosedReader):
@@ -36,7 +36,7 @@ class BpyRendererReader(PosedReader):
             for _, location in first_metas(root, depths=(1,))
         )
 
-    def read(self, uid: str) -> PosedObject:
+    def _read(self, uid: str) -> PosedObject:
         """One object.
 
         Raises:
@@ -55,12 +55,11 @@ class BpyRendererReader(PosedReader):
             )
         if len(locations) < self.at_least:
             raise SampleError(f"{uid}: expected at least {self.at_least} views in {files.path}, got {len(locations)}.")
-        try:
+        where = files.file("meta.json")
+        with refusing(SampleError, f"{uid}: expected locations with index, camera_angle_x and pose in {where}"):
             indices = [str(location["index"]) for location in locations]
             angles = [location["camera_angle_x"] for location in locations]
             poses = [location["transform_matrix"] for location in locations]
-        except KeyError as error:
-            raise SampleError(f"{uid}: expected {error} of every location in {files.file('meta.json')}.") from error
         ending = "webp" if f"render_{indices[0]}.webp" in files.names else "png"
         images = tuple(files.file(f"render_{index}.{ending}") for index in indices)
         size = image_size(uid, images[0])
@@ -81,9 +80,7 @@ class BpyRendererReader(PosedReader):
 
 def _normals(files: ObjectFiles, names: list[str], cameras: Cameras, view: int) -> Tensor:
     """Stored as (n + 1) / 2 along the camera's own right, up and backward axes; alpha says where there is one."""
-    stored: Any = levels(files.uid, view, files.file(names[view]))
-    if stored.ndim != 3 or stored.shape[2] != 4:
-        raise SampleError(f"{files.uid}: view {view}: expected RGBA normals ({files.file(names[view])}).")
+    stored = levels(files.uid, view, files.file(names[view]), ("RGBA",))
     in_camera = (torch.from_numpy(stored[..., :3]) / 255 * 2 - 1) * torch.tensor([1, -1, -1])
     normals = torch.nn.functional.normalize(in_camera.float() @ cameras.c2w_opencv[view, :3, :3].T, dim=-1)
     return torch.where(torch.from_numpy(stored[..., 3:]) > 127, normals, 0)

@@ -22,6 +22,7 @@ from ouroboros3d.datamodules.readers.posed import (
     rigid,
 )
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders, folder_names
+from ouroboros3d.datamodules.untrusted import refusing
 
 FOCAL = 1.38889
 VIEWS = 40
@@ -62,7 +63,7 @@ class GObjaverseReader(PosedReader):
         named = None if uids is None else [uid.replace("/", "_") for uid in uids]
         return super().select_uids(categories, named)
 
-    def read(self, uid: str) -> PosedObject:
+    def _read(self, uid: str) -> PosedObject:
         """One object.
 
         Raises:
@@ -78,11 +79,8 @@ class GObjaverseReader(PosedReader):
         images = tuple(files.file(f"{name}.png") for name in stem)
         size = image_size(uid, images[0])
         entries = [read_json(files, f"{name}.json") for name in stem]
-        try:
+        with refusing(SampleError, f"{uid}: expected x, y, z and origin in {files.file(stem[0])}.json and all others"):
             poses = [np.stack([entry[key] for key in ("x", "y", "z", "origin")], axis=1) for entry in entries]
-        except (KeyError, ValueError) as error:
-            where = f"{files.file(stem[0])}.json and those that follow"
-            raise SampleError(f"{uid}: expected x, y, z and origin in {where}, got {error!r}.") from error
         c2w = rigid(uid, poses, pose="c2w", axes="opencv")
         cameras = Cameras(c2w, _intrinsics(uid, entries, size))
         mapped = f"{stem[0]}_nd.exr" in files.names
@@ -115,9 +113,9 @@ def _intrinsics(uid: str, entries: list[dict[str, Any]], size: tuple[int, int]) 
 
 
 def _depth(files: ObjectFiles, stem: list[str], radius: Tensor, view: int) -> Tensor:
-    """Channel A; values nearer than the object can be are noise, and the rim mixes object and background."""
+    """Channel A; values where the object cannot be are noise, and the rim mixes object and background."""
     depth = _map(files, stem, view)["A"]
-    valid = np.isfinite(depth) & (depth > 0) & (depth >= radius[view].item() - _CUBE_RADIUS)
+    valid = np.isfinite(depth) & (depth > 0) & (np.abs(depth - radius[view].item()) <= _CUBE_RADIUS)
     inner = valid.copy()
     inner[1:] &= valid[:-1]
     inner[:-1] &= valid[1:]

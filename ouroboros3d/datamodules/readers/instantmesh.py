@@ -1,20 +1,18 @@
 """InstantMesh's training set (TencentARC/InstantMesh): `rendering_random_32views/<uid>/000.png` and `cameras.npz`."""
 
-import io
-import json
 import math
 from functools import partial
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras, y_up_from_z_up
+from ouroboros3d.datamodules.readers.arrays import read_npz
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, image_size, levels, pinhole, rigid
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders, folder_names
+from ouroboros3d.datamodules.untrusted import MAX_LIST_BYTES, UntrustedError, parse_json, read_regular, refusing
 
 FOV_DEG = 50.0
 SCALE = 0.5  # the object fills the cube [-1, 1]^3 there
@@ -56,24 +54,18 @@ class InstantMeshReader(PosedReader):
             )
         for path in (self.root / _LIST, self.root.parent / _LIST):
             if path.is_file():
-                try:
-                    return [str(uid) for uid in json.loads(path.read_text())["good_objs"]]
-                except (OSError, ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"{path}: expected a list good_objs, got {error!r}.") from error
+                with refusing(UntrustedError, f"{path}: expected a list good_objs"):
+                    return [str(uid) for uid in parse_json(read_regular(path, MAX_LIST_BYTES))["good_objs"]]
         return folder_names(self._views)
 
-    def read(self, uid: str) -> PosedObject:
+    def _read(self, uid: str) -> PosedObject:
         """One object.
 
         Raises:
             SampleError: a missing view, or poses that make no sense.
         """
         files = ObjectFiles(uid, self._views / uid)
-        try:
-            with np.load(io.BytesIO(files.read("cameras.npz")), allow_pickle=False) as arrays:
-                poses = arrays["cam_poses"].astype(np.float64)
-        except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
-            raise SampleError(f"{uid}: expected cam_poses in {files.file('cameras.npz')}, got {error}.") from error
+        poses = read_npz(files, "cameras.npz", "cam_poses")[0].astype(np.float64)
         count = files.numbered(("{0:03d}.png",), max(self.at_least, len(poses)))
         if poses.shape not in ((count, 3, 4), (count, 4, 4)):
             raise SampleError(f"{uid}: expected {count} poses [3, 4] as there are views, got {list(poses.shape)}.")
@@ -92,17 +84,12 @@ class InstantMeshReader(PosedReader):
 
 
 def _depth(files: ObjectFiles, view: int) -> Tensor:
-    return torch.from_numpy(_first(files, view, "depth")[..., 0] / 255 * _DEPTH_REACH * SCALE).float()
+    stored = levels(files.uid, view, files.file(f"{view:03d}_depth.png"), ("L", "RGB", "RGBA"))
+    return torch.from_numpy(stored[..., 0] / 255 * _DEPTH_REACH * SCALE).float()
 
 
 def _normals(files: ObjectFiles, view: int) -> Tensor:
     """Stored as (n + 1) / 2 in the Z-up world, black where empty."""
-    stored = torch.from_numpy(_first(files, view, "normal")[..., :3])
+    stored = torch.from_numpy(levels(files.uid, view, files.file(f"{view:03d}_normal.png"), ("RGB", "RGBA"))[..., :3])
     normals = torch.nn.functional.normalize(y_up_from_z_up(stored / 255 * 2 - 1), dim=-1)
     return torch.where((stored > 0).any(dim=-1, keepdim=True), normals, 0).float()
-
-
-def _first(files: ObjectFiles, view: int, kind: str) -> NDArray[np.int64]:
-    """A map's stored levels [H, W, C]."""
-    stored = levels(files.uid, view, files.file(f"{view:03d}_{kind}.png"))
-    return stored if stored.ndim == 3 else stored[..., None]

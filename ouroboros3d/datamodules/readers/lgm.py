@@ -8,6 +8,7 @@ import numpy as np
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, image_size, pinhole, rigid
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders
+from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, refusing
 
 FOV_DEG = 49.1
 # The near-horizontal views, of which LGM takes its inputs.
@@ -28,7 +29,7 @@ class LGMReader(PosedReader):
             (folder / "rgb/000.png").is_file() and (folder / "pose/000.txt").is_file() for folder in first_folders(root)
         )
 
-    def read(self, uid: str) -> PosedObject:
+    def _read(self, uid: str) -> PosedObject:
         """One object; LGM's own loader repeats the last view in place of missing ones, this one does not.
 
         Raises:
@@ -45,7 +46,5 @@ class LGMReader(PosedReader):
 
 
 def _pose(files: ObjectFiles, name: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    try:
-        return np.array([float(word) for word in files.read(name).split()], dtype=np.float64).reshape(4, 4)
-    except ValueError as error:
-        raise SampleError(f"{files.uid}: expected 16 numbers in {files.file(name)}, got {error}.") from error
+    with refusing(SampleError, f"{files.uid}: expected 16 numbers in {files.file(name)}"):
+        return np.array(files.read(name, MAX_DESCRIPTION_BYTES).split(), dtype=np.float64).reshape(4, 4)

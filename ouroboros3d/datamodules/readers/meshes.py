@@ -7,11 +7,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import scandir
 from pathlib import Path
+from typing import NamedTuple
 
 from ouroboros3d.datamodules.readers.stored import first_files, first_folders, folder_names
 from ouroboros3d.datamodules.readers.tree import TreeReader
 
 SUFFIXES = (".glb", ".obj", ".ply")
+
+
+class MeshFile(NamedTuple):
+    """Where the mesh of an object is: all that it takes to tell whether it is rendered.
+
+    Args:
+        uid: the object's name.
+        path: the mesh file.
+    """
+
+    uid: str
+    path: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,10 @@ class MeshReader(TreeReader):
     @abstractmethod
     def assets(self, uids: list[str]) -> list[Asset]:
         """What the tree knows of these objects, in their order."""
+
+    def files(self, uids: list[str]) -> list[MeshFile]:
+        """Where the meshes of these objects are, in their order, without what else a large tree is slow to tell."""
+        return [MeshFile(asset.uid, str(asset.path)) for asset in self.assets(uids)]
 
     def select(self, categories: Iterable[str] | None = None, uids: Iterable[str] | None = None) -> list[Asset]:
         """The objects that are in any of the categories and among the uids, sorted by uid.

@@ -1,18 +1,29 @@
 """The cache layout of Objaverse 1.0 (allenai/objaverse): which objects a tree holds, and under which licence."""
 
 import gzip
-import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from functools import cached_property, partial
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
+from ouroboros3d.datamodules.readers.meshes import Asset, MeshFile, MeshReader
 from ouroboros3d.datamodules.readers.tree import check_known
+from ouroboros3d.datamodules.untrusted import (
+    MAX_LIST_BYTES,
+    UntrustedError,
+    can_name_a_file,
+    parse_json,
+    read_regular,
+    refusing,
+)
 
 INDEX = "object-paths.json.gz"
 LVIS = "lvis-annotations.json.gz"
+_BLOCK = 2**20
 
 
 class ObjaverseReader(MeshReader):
@@ -42,7 +53,8 @@ class ObjaverseReader(MeshReader):
         paths = _read_json(self.root / INDEX)
         if not paths:
             raise ValueError(f"root: expected at least one object in {self.root / INDEX}, got none; the tree is empty.")
-        self._paths = {uid: self._inside(uid, path) for uid, path in paths.items()}
+        self._check_inside(paths)
+        self._paths: dict[str, str] = paths  # relative
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -59,7 +71,8 @@ class ObjaverseReader(MeshReader):
         if not (self.root / LVIS).is_file():
             return {}
         listed = _read_json(self.root / LVIS)
-        kept = {name: sorted(uid for uid in uids if uid in self._paths) for name, uids in listed.items()}
+        with refusing(UntrustedError, f"{self.root / LVIS}: expected uids by category", "download it again"):
+            kept = {name: sorted(uid for uid in uids if uid in self._paths) for name, uids in listed.items()}
         return {name: uids for name, uids in sorted(kept.items()) if uids}
 
     def select_uids(self, categories: Iterable[str] | None = None, uids: Iterable[str] | None = None) -> list[str]:
@@ -95,19 +108,25 @@ class ObjaverseReader(MeshReader):
             for uid in members:
                 categories[uid].append(name)
         # Shards are read as needed: all 160 of the full tree hold 800 k objects.
-        shards = {self._paths[uid].parent.name for uid in uids}
+        shards = {os.path.basename(os.path.dirname(self._paths[uid])) for uid in uids}
         metadata: dict[str, dict[str, Any]] = {}
         for shard in sorted(shards):
             file = self.root / "metadata" / f"{shard}.json.gz"
             if file.is_file():
                 metadata |= _read_json(file)
-        return [self._asset(uid, tuple(categories[uid]), metadata.get(uid, {})) for uid in uids]
+        with refusing(UntrustedError, f"{self.root / 'metadata'}: expected descriptions by uid", "download it again"):
+            return [self._asset(uid, tuple(categories[uid]), metadata.get(uid, {})) for uid in uids]
+
+    def files(self, uids: list[str]) -> list[MeshFile]:
+        """Where the meshes of these objects are, in their order; no metadata is read."""
+        root = os.path.join(self.root, "")
+        return [MeshFile(uid, root + self._paths[uid]) for uid in uids]
 
     def _asset(self, uid: str, categories: tuple[str, ...], entry: dict[str, Any]) -> Asset:
         user = entry.get("user") or {}
         return Asset(
             uid=uid,
-            path=self._paths[uid],
+            path=self.root / self._paths[uid],
             categories=categories,
             license=str(entry.get("license") or "unknown"),
             name=str(entry.get("name") or ""),
@@ -115,22 +134,25 @@ class ObjaverseReader(MeshReader):
             source=str(entry.get("source") or entry.get("uri") or ""),
         )
 
-    def _inside(self, uid: str, path: object) -> Path:
-        relative = PurePosixPath(path) if isinstance(path, str) else PurePosixPath("/")
+    def _check_inside(self, paths: dict[str, Any]) -> None:
         # Uids name folders of the rendered cache and the index may come from anywhere, so neither may leave its folder.
-        if relative.is_absolute() or ".." in relative.parts or not uid or uid != Path(uid).name or uid.startswith("."):
-            raise ValueError(
-                f"{self.root / INDEX}: expected uids that can name a folder and paths inside {self.root}, got "
-                f"{uid!r}: {path!r}."
-            )
-        return self.root / relative
+        for uid, path in paths.items():
+            inside = isinstance(path, str) and path.isprintable() and path[:1] != "/" and ".." not in path.split("/")
+            if not inside or not can_name_a_file(uid):
+                raise UntrustedError(
+                    f"{self.root / INDEX}: expected uids that can name a folder and paths inside {self.root}, got "
+                    f"{uid!r}: {path!r}."
+                )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(gzip.decompress(file.read_bytes()))
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{file}: expected gzipped JSON, got {error}; download it again.") from error
+    with refusing(UntrustedError, f"{file}: expected gzipped JSON", "download it again"):
+        with gzip.open(BytesIO(read_regular(file, MAX_LIST_BYTES))) as unpacked:
+            blocks = iter(partial(unpacked.read, _BLOCK), b"")
+            text = b"".join(islice(blocks, MAX_LIST_BYTES // _BLOCK + 1))
+        if len(text) > MAX_LIST_BYTES:
+            raise ValueError(f"more than {MAX_LIST_BYTES} bytes")
+        content = parse_json(text)
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected a JSON object {{name: value}}, got a {type(content).__name__}.")
     return content

@@ -46,7 +46,7 @@ class ObjaverseRenderingReader(PosedReader):
         """Every folder of `views`."""
         return folder_names(self.root / "views")
 
-    def read(self, uid: str) -> PosedObject:
+    def _read(self, uid: str) -> PosedObject:
         """One object.
 
         Raises:

@@ -28,7 +28,7 @@ class ObjaverseXLReader(PosedReader):
             zips = [Path(entry.name).stem for entry in entries if entry.name.endswith(".zip")]
         return sorted({*zips, *folder_names(self.root)})
 
-    def read(self, uid: str) -> PosedObject:
+    def _read(self, uid: str) -> PosedObject:
         """One object.
 
         Raises:

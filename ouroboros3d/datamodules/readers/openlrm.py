@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from ouroboros3d.cameras import Cameras, intrinsics
-from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, image_size, read_npy, rigid
+from ouroboros3d.datamodules.readers.arrays import read_npy
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, image_size, rigid
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders
 
 # The object fills the cube [-1, 1]^3 there and [-0.5, 0.5]^3 here.
@@ -28,7 +29,7 @@ class OpenLRMReader(PosedReader):
             for folder in first_folders(root)
         )
 
-    def read(self, uid: str) -> PosedObject:
+    def _read(self, uid: str) -> PosedObject:
         """One object.
 
         Raises:

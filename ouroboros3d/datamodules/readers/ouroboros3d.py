@@ -5,15 +5,11 @@ Official (Costwen/Ouroboros3D): `<uid>/meta.json` and `render_0000.webp`, ..., o
 optional maps beside the views (FORMATS section 3).
 """
 
-import io
-import json
 import re
-import zlib
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,7 +17,9 @@ from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.orbits import FORMAT, FORMAT_VERSION, orbit_name
+from ouroboros3d.datamodules.readers.arrays import read_npz
 from ouroboros3d.datamodules.readers.posed import (
+    DEPTH_MODES,
     PosedObject,
     PosedReader,
     image_size,
@@ -32,9 +30,12 @@ from ouroboros3d.datamodules.readers.posed import (
     rigid,
     rings_by_elevation,
 )
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, StoredFile, first_folders, folder_names
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders, folder_names
 from ouroboros3d.datamodules.splits import SPLITS, Split
 from ouroboros3d.datamodules.true_geometry import TrueGeometry, read_true_geometry, surface_name
+from ouroboros3d.datamodules.untrusted import MAX_COORDINATE, MAX_DESCRIPTION_BYTES, parse_json, read_regular, refusing
+
+_ORBIT = re.compile(r"(.+)-\d{2,}")  # of ours: uid and number
 
 
 class Ouroboros3DReader(PosedReader):
@@ -62,7 +63,7 @@ class Ouroboros3DReader(PosedReader):
             if self._ours:
                 grouped: dict[str, list[str]] = {}
                 for name in names:
-                    if match := re.fullmatch(r"(.+)-\d{2,}", name):
+                    if match := _ORBIT.fullmatch(name):
                         grouped.setdefault(match[1], []).append(name)
                 return {uid: orbits for uid, orbits in grouped.items() if orbit_name(uid, 0) in orbits}
             found = {name: [name] for name in names}
@@ -85,8 +86,9 @@ class Ouroboros3DReader(PosedReader):
     def _promised_orbits(self) -> int:
         """Orbits that a cache of ours renders of every object; 1 for a tree without that file."""
         try:
-            return int(json.loads((self.root / "render_config.json").read_text())["rig"]["orbits"])
-        except (OSError, ValueError, KeyError, TypeError):
+            config = parse_json(read_regular(self.root / "render_config.json", MAX_DESCRIPTION_BYTES))
+            return int(config["rig"]["orbits"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 1
 
     def listed_splits(self) -> dict[str, Split]:
@@ -100,14 +102,14 @@ class Ouroboros3DReader(PosedReader):
         splits: dict[str, Split] = {}
         for split in SPLITS:
             for name in read_listed(lists[split], "lines") if lists[split].is_file() else []:
-                uid = re.sub(r"-\d{2,}$", "", name) if self._ours else _last(name)
+                uid = _uid(name) if self._ours else _last(name)
                 if splits.setdefault(uid, split) != split:
                     raise ValueError(
                         f"{lists[split]}: expected lists without common objects, got {uid} in {splits[uid]}.txt too."
                     )
         return splits
 
-    def read(self, uid: str) -> PosedObject:
+    def _read(self, uid: str) -> PosedObject:
         """All orbits of one object, one ring each; EpiDiff's one folder has a ring for each elevation.
 
         Raises:
@@ -143,7 +145,17 @@ class Ouroboros3DReader(PosedReader):
         Raises:
             SampleError: it was not written, or is broken.
         """
-        return read_true_geometry(self.orbit_files(uid)[0], surface_points)
+        files = self.orbit_files(uid)[0]
+        expected = f"{uid}: expected the true geometry of a rendered object in {files.path}"
+        with refusing(SampleError, expected):
+            orbit, found = self.read_orbit(files), read_true_geometry(files, surface_points)
+            arrays = found.surface.points, found.surface.normals, found.coordinates
+            shapes = [list(array.shape) for array in arrays]
+            if shapes != [[1, surface_points, 3], [1, surface_points, 3], [len(orbit), *orbit.size, 3]]:
+                raise SampleError(f"{expected}, got points, normals and coordinate maps of the shapes {shapes}.")
+            if not all(bool((array.abs() < MAX_COORDINATE).all()) for array in arrays):  # NaN fails too
+                raise SampleError(f"{expected}, got NaN, infinity or numbers beyond {MAX_COORDINATE:g}.")
+            return found
 
     def orbit_files(self, uid: str) -> list[ObjectFiles]:
         """The files of every orbit of an object.
@@ -161,9 +173,10 @@ class Ouroboros3DReader(PosedReader):
         if not self._first_orbit(uid).is_dir():
             return self._folders.get(uid, [uid])
         count = 1
-        while count < self._promised_orbits or (self.root / orbit_name(uid, count)).is_dir():
+        while (self.root / orbit_name(uid, count)).is_dir():
             count += 1
-        return [orbit_name(uid, orbit) for orbit in range(count)]
+        # The first one that was promised and is missing is named by who opens it.
+        return [orbit_name(uid, orbit) for orbit in range(count + (count < self._promised_orbits))]
 
     def read_orbit(self, files: ObjectFiles) -> PosedObject:
         """One folder.
@@ -181,19 +194,14 @@ class Ouroboros3DReader(PosedReader):
                 f"{uid}: expected format {FORMAT!r} version {FORMAT_VERSION} in {files.file('meta.json')}, got "
                 f"{meta['format']!r} version {meta.get('format_version')!r}."
             )
-        try:
-            locations = meta["locations"]
-            names = [location["frames"][0]["name"] for location in locations]
-            matrices = [location["transform_matrix"] for location in locations]
+        where = files.file("meta.json")
+        with refusing(SampleError, f"{uid}: expected camera_angle_x and locations with frames and poses in {where}"):
+            names = [str(location["frames"][0]["name"]) for location in meta["locations"]]
+            matrices = [location["transform_matrix"] for location in meta["locations"]]
             angle = meta["camera_angle_x"]
-        except (KeyError, IndexError, TypeError) as error:
-            raise SampleError(
-                f"{uid}: expected camera_angle_x and locations with frames and transform_matrix in "
-                f"{files.file('meta.json')}, got none ({error!r})."
-            ) from error
         if len(names) < self.at_least or not names:
             raise SampleError(f"{uid}: expected at least {self.at_least} views in {files.path}, got {len(names)}.")
-        images = tuple(files.file(str(name)) for name in names)
+        images = tuple(map(files.file, names))
         sized = "width" in meta and "height" in meta
         size = (int(meta["height"]), int(meta["width"])) if sized else image_size(uid, images[0])
         poses = rigid(uid, matrices, pose="c2w", axes="opengl")
@@ -212,6 +220,12 @@ class Ouroboros3DReader(PosedReader):
         )
 
 
+def _uid(name: str) -> str:
+    """The uid of an orbit of ours."""
+    match = _ORBIT.fullmatch(name)
+    return match[1] if match else name
+
+
 def _last(name: str) -> str:
     """The uid of a list's entry, which may have its shard before it."""
     return name.rsplit("/", 1)[-1]
@@ -227,7 +241,7 @@ def first_metas(root: Path, depths: tuple[int, ...]) -> Iterator[tuple[dict[str,
     for depth in depths:
         for folder in first_folders(root, depth):
             try:
-                meta = json.loads((folder / "meta.json").read_text())
+                meta = parse_json(read_regular(folder / "meta.json", MAX_DESCRIPTION_BYTES))
                 location = meta["locations"][0]
             except (OSError, ValueError, KeyError, IndexError, TypeError):
                 continue
@@ -243,14 +257,9 @@ def _of_orbit(maps: list[tuple[PosedObject, int]], kind: str, view: int) -> Tens
 
 
 def _depth(files: ObjectFiles, unit: float, view: int) -> Tensor:
-    stored = levels(files.uid, view, files.file(f"depth_{view:04d}.png"))
-    return torch.from_numpy(stored * unit).float()
+    stored = levels(files.uid, view, files.file(f"depth_{view:04d}.png"), DEPTH_MODES)
+    return torch.from_numpy(stored[..., 0] * unit).float()
 
 
 def _normals(files: ObjectFiles, view: int) -> Tensor:
-    file: StoredFile = files.file(f"normal_world_{view:04d}.npz")
-    try:
-        with np.load(io.BytesIO(file.read()), allow_pickle=False) as arrays:
-            return torch.from_numpy(arrays["normal"].astype(np.float32))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-        raise SampleError(f"{files.uid}: view {view}: expected a normal map, got {error} ({file}).") from error
+    return torch.from_numpy(read_npz(files, f"normal_world_{view:04d}.npz", "normal")[0].astype(np.float32))

@@ -1,25 +1,45 @@
 """What every tree of posed renders becomes: objects with internal cameras, and views that are read when asked for."""
 
-import io
-import json
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras, from_stored, intrinsics
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, StoredFile, folder_names
+from ouroboros3d.datamodules.readers.stored import (
+    MirroredPoses,
+    NoTransparency,
+    ObjectFiles,
+    SampleError,
+    StoredFile,
+    TransposedPoses,
+    WrongFieldOfView,
+    folder_names,
+)
 from ouroboros3d.datamodules.readers.tree import TreeReader
 from ouroboros3d.datamodules.true_geometry import TrueGeometry
+from ouroboros3d.datamodules.untrusted import (
+    MAX_COORDINATE,
+    MAX_DESCRIPTION_BYTES,
+    MAX_LIST_BYTES,
+    MAX_VIEW_SIDE,
+    UntrustedError,
+    open_image,
+    parse_json,
+    read_regular,
+    refusing,
+)
 
+DEPTH_MODES = ("I;16", "I")  # 16 bits; which one depends on Pillow's version
 BLENDER_FOCAL = 1.09375  # lens 35 mm on a 32 mm sensor, in image widths: Blender's default, 49.134 degrees
 
 
@@ -53,22 +73,24 @@ class PosedObject:
         """One view [H, W, 4], uint8 sRGB with straight alpha.
 
         Raises:
-            SampleError: it is missing, unreadable, of another size than view 0, or has no transparency.
+            NoTransparency: it has no alpha channel.
+            SampleError: it is missing, unreadable, or of another size than view 0.
         """
         file = self.images[view]
-        image = _open(self.uid, view, file)
-        # WebP drops an alpha channel that is opaque everywhere; other formats keep it.
-        if not image.has_transparency_data and image.format != "WEBP":
-            raise SampleError(
-                f"{self.uid}: view {view}: expected a transparent background, got mode {image.mode} ({file}); an image "
-                "with its background baked in cannot be composited."
-            )
-        if (image.height, image.width) != self.size:
-            raise SampleError(
-                f"{self.uid}: view {view}: expected {self.size[0]} x {self.size[1]} pixels, got {image.height} x "
-                f"{image.width} ({file})."
-            )
-        return torch.from_numpy(np.asarray(image.convert("RGBA")).copy())
+        with _reading_image(self.uid, view, file):
+            image = open_image(file.read(), MAX_VIEW_SIDE)
+            # WebP drops an alpha channel that is opaque everywhere; other formats keep it.
+            if not image.has_transparency_data and image.format != "WEBP":
+                raise NoTransparency(
+                    f"{self.uid}: view {view}: expected a transparent background, got mode {image.mode} ({file}); an "
+                    "image with its background baked in cannot be composited."
+                )
+            if (image.height, image.width) != self.size:
+                raise SampleError(
+                    f"{self.uid}: view {view}: expected {self.size[0]} x {self.size[1]} pixels, got {image.height} x "
+                    f"{image.width} ({file})."
+                )
+            return torch.from_numpy(np.asarray(image.convert("RGBA")).copy())
 
 
 class PosedReader(TreeReader):
@@ -89,13 +111,29 @@ class PosedReader(TreeReader):
         """One folder an object."""
         return folder_names(self.root)
 
-    @abstractmethod
     def read(self, uid: str) -> PosedObject:
         """Cameras and files of one object; pixels are not read yet.
 
         Raises:
-            SampleError: a view or a camera is missing or makes no sense.
+            SampleError: a view or a camera is missing or makes no sense, or the object is another than its format says.
         """
+        with refusing(SampleError, f"{uid}: expected an object of the format {self.name} in {self.root}"):
+            found = self._read(uid)
+            focal = found.cameras.intrinsics_norm.diagonal(dim1=-2, dim2=-1)[..., :2]
+            numbers = torch.cat([found.cameras.c2w_opencv.flatten(), found.cameras.intrinsics_norm.flatten()])
+            if not (bool((numbers.abs() < MAX_COORDINATE).all()) and bool((focal > 0).all())):  # NaN fails too
+                raise SampleError(
+                    f"{uid}: expected finite cameras with focal lengths above 0 in {self.root}, got others."
+                )
+            return replace(
+                found,
+                depth=None if found.depth is None else partial(_depth, found),
+                normals=None if found.normals is None else partial(_normals, found),
+            )
+
+    @abstractmethod
+    def _read(self, uid: str) -> PosedObject:
+        """As `read`; what the files of an object make it raise beside `SampleError` becomes one there."""
 
     def has_true_geometry(self, uid: str, surface_points: int) -> bool:
         """Whether that many points of an object's true surface are stored beside its views."""
@@ -126,20 +164,26 @@ def rigid(
         axes: camera axes.
 
     Raises:
+        TransposedPoses: 4x4 matrices with another last row than 0 0 0 1.
+        MirroredPoses: rotations with a negative determinant.
         SampleError: not such matrices, or no rigid poses.
     """
-    try:
+    with refusing(SampleError, f"{uid}: expected poses of numbers"):
         stored = np.array(matrices, dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        raise SampleError(f"{uid}: expected poses of numbers, got {error}.") from error
     if stored.ndim != 3 or stored.shape[1:] not in ((3, 4), (4, 4)):
         raise SampleError(f"{uid}: expected poses [F, 3, 4] or [F, 4, 4], got {list(stored.shape)}.")
     if stored.shape[1] == 4 and not np.allclose(stored[:, 3], [0, 0, 0, 1]):
-        raise SampleError(f"{uid}: expected poses whose last row is 0 0 0 1, got {stored[0, 3].tolist()}: transposed?")
+        raise TransposedPoses(
+            f"{uid}: expected poses whose last row is 0 0 0 1, got {stored[0, 3].tolist()}: transposed?"
+        )
     try:
         return from_stored(torch.from_numpy(stored), pose=pose, axes=axes, world="z_up")
     except (ValueError, RuntimeError) as error:  # no rotation, or not invertible
-        raise SampleError(f"{uid}: {error}") from error
+        with np.errstate(all="ignore"):  # NaN is no mirror
+            kind = MirroredPoses if (np.linalg.det(stored[:, :3, :3]) < 0).any() else SampleError
+        reason = str(error) if isinstance(error, ValueError) else f"expected invertible poses, got {error}"
+        refusal = kind(f"{uid}: {reason}")
+        raise refusal from error
 
 
 def pinhole(uid: str, angle_x_rad: Sequence[float], size: tuple[int, int]) -> Tensor:
@@ -151,11 +195,11 @@ def pinhole(uid: str, angle_x_rad: Sequence[float], size: tuple[int, int]) -> Te
         size: height and width in pixels.
 
     Raises:
-        SampleError: an angle outside [1, 179] degrees, which degrees for radians usually are.
+        WrongFieldOfView: an angle outside [1, 179] degrees, which degrees for radians usually are.
     """
     for angle in angle_x_rad:
-        if not isinstance(angle, (int, float)) or not 1 <= math.degrees(angle) <= 179:
-            raise SampleError(f"{uid}: expected a field of view of 1 to 179 degrees in radians, got {angle!r}.")
+        if isinstance(angle, bool) or not isinstance(angle, (int, float)) or not 1 <= math.degrees(angle) <= 179:
+            raise WrongFieldOfView(f"{uid}: expected a field of view of 1 to 179 degrees in radians, got {angle!r}.")
     fx = torch.tensor([0.5 / math.tan(angle / 2) for angle in angle_x_rad], dtype=torch.float64)
     return intrinsics(fx, fx * size[1] / size[0]).float()
 
@@ -171,17 +215,30 @@ def image_size(uid: str, file: StoredFile) -> tuple[int, int]:
     Raises:
         SampleError: it is missing or no image.
     """
-    image = _open(uid, 0, file, load=False)
-    return image.height, image.width
+    with _reading_image(uid, 0, file):
+        image = open_image(file.read(), MAX_VIEW_SIDE)
+        return image.height, image.width
 
 
-def levels(uid: str, view: int, file: StoredFile) -> NDArray[np.int64]:
-    """The stored integers [H, W] or [H, W, C] of an image of 8 or 16 bits.
+def levels(uid: str, view: int, file: StoredFile, modes: Sequence[str]) -> NDArray[np.int32]:
+    """The stored integers [H, W, C] of an image.
+
+    Args:
+        uid: the object.
+        view: for messages.
+        file: the image.
+        modes: in Pillow's terms that it may have, such as `RGBA`, or `DEPTH_MODES`.
 
     Raises:
-        SampleError: it is missing or unreadable.
+        SampleError: it is missing, unreadable, or has another mode.
     """
-    return np.asarray(_open(uid, view, file)).astype(np.int64)
+    with _reading_image(uid, view, file):
+        # Not JPEG, which rounds what is stored, and whose decoder can be kept busy for hours.
+        image = open_image(file.read(), MAX_VIEW_SIDE, ("PNG", "WEBP"))
+        if image.mode not in modes:
+            raise SampleError(f"{uid}: view {view}: expected mode {' or '.join(modes)} in {file}, got {image.mode}.")
+        stored = np.asarray(image).astype(np.int32)
+        return stored if stored.ndim == 3 else stored[..., None]
 
 
 def rings_by_elevation(cameras: Cameras) -> tuple[tuple[int, ...], ...]:
@@ -209,53 +266,54 @@ def read_json(files: ObjectFiles, name: str) -> dict[str, Any]:
     Raises:
         SampleError: it is missing or something else.
     """
-    try:
-        content = json.loads(files.read(name))
-    except (ValueError, RecursionError) as error:
-        raise SampleError(f"{files.uid}: expected JSON in {files.file(name)}, got {error}.") from error
+    content = files.read(name, MAX_DESCRIPTION_BYTES)
+    with refusing(SampleError, f"{files.uid}: expected JSON in {files.file(name)}"):
+        content = parse_json(content)
     if not isinstance(content, dict):
         raise SampleError(f"{files.uid}: expected a JSON object in {files.file(name)}, got {type(content).__name__}.")
     return content
-
-
-def read_npy(files: ObjectFiles, name: str) -> NDArray[Any]:
-    """An array of a `.npy` file.
-
-    Raises:
-        SampleError: it is missing or something else.
-    """
-    try:
-        array: NDArray[Any] = np.load(io.BytesIO(files.read(name)), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise SampleError(f"{files.uid}: expected an array in {files.file(name)}, got {error}.") from error
-    return array
 
 
 def read_listed(path: Path, what: Literal["lines", "array"]) -> list[str]:
     """Names of a list: of a text file, the first word of each line; or of a JSON array.
 
     Raises:
-        ValueError: it cannot be read, or is something else.
+        UntrustedError: it cannot be read, or is something else.
     """
-    try:
-        text = path.read_text()
-        names = [line.split()[0] for line in text.splitlines() if line.strip()] if what == "lines" else json.loads(text)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a list of objects, got {error}.") from error
+    with refusing(UntrustedError, f"{path}: expected a list of objects"):
+        text = read_regular(path, MAX_LIST_BYTES).decode()
+        names = [line.split()[0] for line in text.splitlines() if line.strip()] if what == "lines" else parse_json(text)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path}: expected a JSON array of names, got {str(names)[:40]}.")
+        raise UntrustedError(f"{path}: expected a JSON array of names, got {type(names).__name__}.")
     return names
 
 
-def _open(uid: str, view: int, file: StoredFile, load: bool = True) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(file.read()))
-        if load:
-            image.load()
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise SampleError(
-            f"{uid}: view {view}: expected a readable image, got {reason} ({file}); repair it, or leave the object out "
-            "(skip_uids)."
-        ) from error
-    return image
+def _reading_image(uid: str, view: int, file: StoredFile) -> AbstractContextManager[None]:
+    return refusing(SampleError, f"{uid}: view {view}: expected a readable image in {file}")
+
+
+def _depth(found: PosedObject, view: int) -> Tensor:
+    """A depth map that fits its view."""
+    assert found.depth is not None
+    depth = found.depth(view)
+    if tuple(depth.shape) != found.size or not bool((depth >= 0).all()) or not bool(depth.isfinite().all()):
+        raise _misfit(found, view, "finite depth from 0 on", depth)
+    return depth
+
+
+def _normals(found: PosedObject, view: int) -> Tensor:
+    """Normals that fit their view."""
+    assert found.normals is not None
+    normals = found.normals(view)
+    # Half a percent: half floats and bytes round.
+    if tuple(normals.shape) != (*found.size, 3) or not bool((normals.norm(dim=-1) < 1.005).all()):  # NaN fails too
+        raise _misfit(found, view, "unit normals", normals)
+    return normals
+
+
+def _misfit(found: PosedObject, view: int, what: str, values: Tensor) -> SampleError:
+    height, width = found.size
+    return SampleError(
+        f"{found.uid}: view {view}: expected {what} of {height} x {width} pixels with {found.images[view]}, got other "
+        f"values or another shape ({list(values.shape)})."
+    )

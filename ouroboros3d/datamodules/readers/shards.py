@@ -131,8 +131,10 @@ class ShardReader(Ouroboros3DReader):
             orbit, _, inside = name.partition(".")
             orbits.setdefault(orbit, {})[inside] = file
         names = [orbit_name(uid, orbit) for orbit in range(len(orbits))]
-        if sorted(orbits) != sorted(names):
-            raise SampleError(f"{uid}: expected the orbits {names} in {self.root}, got {sorted(orbits)}.")
+        if not orbits or sorted(orbits) != sorted(names):
+            raise SampleError(
+                f"{uid}: expected the orbits {names or 'of an object'} in {self.root}, got {sorted(orbits)}."
+            )
         return [_Packed(uid, next(iter(orbits[name].values())).path, orbits[name]) for name in names]
 
 

@@ -1,18 +1,49 @@
 """Files of an object wherever a format keeps them: in a folder, or as members of a zip or tar archive."""
 
+import errno
+import io
 import re
 import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from os import DirEntry, scandir
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
+
+from ouroboros3d.datamodules.untrusted import (
+    MAX_DESCRIPTION_BYTES,
+    MAX_MEMBERS,
+    MAX_VIEW_BYTES,
+    UntrustedError,
+    read_regular,
+    refusing,
+)
+
+_CHUNK = 2**16
 
 
-class SampleError(ValueError):
+class SampleError(UntrustedError):
     """A view of an object, or what belongs to it, is missing or unreadable."""
+
+
+class NoTransparency(SampleError):
+    """A view has no alpha channel: its background is baked in."""
+
+
+class MirroredPoses(SampleError):
+    """Rotations of an object's poses have a negative determinant."""
+
+
+class TransposedPoses(SampleError):
+    """An object's 4x4 poses do not end with the row 0 0 0 1."""
+
+
+class WrongFieldOfView(SampleError):
+    """An angle of view is none in radians."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +70,102 @@ class StoredFile:
             return self.extent[1]
         return len(self.read()) if self.member else self.path.stat().st_size if self.path.is_file() else 0
 
-    def read(self) -> bytes:
+    def read(self, limit: int = MAX_VIEW_BYTES) -> bytes:
         """The content.
 
+        Args:
+            limit: bytes that it may have.
+
         Raises:
-            OSError: there is no such file, or it cannot be read.
+            OSError: there is no such file, it cannot be read, or it is larger.
         """
-        if not self.member:
-            return self.path.read_bytes()
-        if self.extent is None:
-            try:
-                with zipfile.ZipFile(self.path) as archive:
-                    return archive.read(self.member)
-            except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError) as error:
-                raise OSError(str(error)) from error
-        offset, size = self.extent
-        with self.path.open("rb") as archive:
-            archive.seek(offset)
-            content = archive.read(size)
-        if len(content) < size:
-            raise OSError(f"the archive ends after {len(content)} of {size} bytes")
+        try:
+            if not self.member:
+                return read_regular(self.path, limit)
+            if self.extent is None:
+                with open_zip(self.path) as archive:
+                    return zip_member(archive, self.member, limit)
+            return _part(self.path, *self.extent, limit)
+        except OSError:
+            raise
+        except Exception as error:  # of a broken archive
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _part(path: Path, offset: int, size: int, limit: int) -> bytes:
+    if not 0 <= size <= limit:  # a negative size would read to the end
+        raise OSError(f"{size} bytes, of which 0 to {limit} are read")
+    with path.open("rb") as archive:
+        there = archive.seek(0, io.SEEK_END) - offset
+        if there < size:  # asked first, since room for all of them would be made
+            raise OSError(f"the archive ends after {max(there, 0)} of {size} bytes")
+        archive.seek(offset)
+        return archive.read(size)
+
+
+class _SmallReads(io.RawIOBase):
+    """A file that gives little at a time: the libraries read what an archive says of its members all at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(MAX_DESCRIPTION_BYTES + 1 if size < 0 else min(size, MAX_DESCRIPTION_BYTES + 1))
+        if len(content) > MAX_DESCRIPTION_BYTES:
+            raise OSError(f"more than {MAX_DESCRIPTION_BYTES} bytes to say what is in an archive")
         return content
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _archive(path: Path) -> _SmallReads:
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise OSError("no regular file")
+    return _SmallReads(path.open("rb"))
+
+
+@contextmanager
+def open_zip(archive: Path | bytes) -> Iterator[zipfile.ZipFile]:
+    """A zip archive to read from, whose listing is no longer than `MAX_DESCRIPTION_BYTES`.
+
+    Args:
+        archive: its file or content.
+    """
+    with _SmallReads(io.BytesIO(archive)) if isinstance(archive, bytes) else _archive(archive) as file:
+        with zipfile.ZipFile(cast("IO[bytes]", file)) as opened:
+            yield opened
+
+
+def zip_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """The content of a member, unpacked no further than it says it is long.
+
+    Args:
+        archive: it is in.
+        name: of the member.
+        limit: bytes that it may have.
+
+    Raises:
+        OSError: it is larger, or packed with a method that cannot be unpacked in parts.
+        KeyError: there is none of this name.
+    """
+    member = archive.getinfo(name)
+    if member.file_size > limit:
+        raise OSError(f"{member.file_size} bytes, of which at most {limit} are read")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise OSError(f"a compression of type {member.compress_type}, expected stored or deflated members")
+    with archive.open(member) as file:
+        return b"".join(iter(partial(file.read, _CHUNK), b""))
 
 
 class ObjectFiles:
@@ -77,22 +183,23 @@ class ObjectFiles:
         self.uid = uid
         self.path = path
         if not path.exists():
-            raise SampleError(f"{uid}: expected {path}, which does not exist.")
+            raise SampleError(f"{uid}: expected a folder or archive, got {path}, which does not exist.")
 
     @cached_property
     def _members(self) -> dict[str, StoredFile]:
-        try:
+        with refusing(SampleError, f"{self.uid}: expected a readable archive in {self.path}"):
             if self.path.suffix == ".zip":
-                with zipfile.ZipFile(self.path) as archive:
+                with open_zip(self.path) as archive:
                     return {name: StoredFile(self.path, name) for name in archive.namelist() if name[-1:] != "/"}
-            with tarfile.open(self.path, "r:") as archive:
-                return {
-                    item.name.removeprefix("./"): StoredFile(self.path, item.name, (item.offset_data, item.size))
-                    for item in archive
-                    if item.isfile()
-                }
-        except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
-            raise SampleError(f"{self.uid}: expected a readable archive, got {error} ({self.path}).") from error
+            with _archive(self.path) as file, tarfile.open(fileobj=cast("IO[bytes]", file), mode="r:") as archive:
+                items = list(islice(archive, MAX_MEMBERS + 1))
+            if len(items) > MAX_MEMBERS:
+                raise OSError(f"more than {MAX_MEMBERS} members")
+            return {
+                item.name.removeprefix("./"): StoredFile(self.path, item.name, (item.offset_data, item.size))
+                for item in items
+                if item.isfile() and not item.issparse()
+            }
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -117,15 +224,19 @@ class ObjectFiles:
         """Whether the object has a file of this name."""
         return (self.path / name).is_file() if self.path.is_dir() else name in self._members
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MAX_VIEW_BYTES) -> bytes:
         """The content of a file.
 
+        Args:
+            name: of the file.
+            limit: bytes that it may have.
+
         Raises:
-            SampleError: it is missing or unreadable.
+            SampleError: it is missing, unreadable or larger.
         """
         file = self.file(name)
         try:
-            return file.read()
+            return file.read(limit)
         except OSError as error:
             raise SampleError(f"{self.uid}: expected {file}, got {error.strerror or error}.") from error
 
@@ -144,10 +255,10 @@ class ObjectFiles:
         for number in range(count):
             for pattern, numbers in zip(patterns, present, strict=True):
                 if number not in numbers:
+                    file = self.file(pattern.format(number))
                     raise SampleError(
-                        f"{self.uid}: view {number} of {count} is missing: {self.file(pattern.format(number))}; "
-                        "complete the object, leave it out (skip_uids), or say how many views each has "
-                        "(views_per_object)."
+                        f"{self.uid}: view {number}: expected {count} views, got no {file}; complete the object, leave "
+                        "it out (skip_uids), or say how many views each has (views_per_object)."
                     )
         return count
 
@@ -184,4 +295,9 @@ def folder_names(root: Path) -> list[str]:
 
 
 def _is_object(entry: DirEntry[str]) -> bool:
-    return not entry.name.startswith((".", "__")) and entry.is_dir()
+    try:
+        return not entry.name.startswith((".", "__")) and entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself is no more a folder than a link to nothing
+            return False
+        raise

@@ -10,6 +10,7 @@ from torch import Tensor
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.posed import (
     BLENDER_FOCAL,
+    DEPTH_MODES,
     PosedObject,
     PosedReader,
     focal_angle,
@@ -35,7 +36,7 @@ class SyncDreamerGSOReader(PosedReader):
         """Whether the first folders hold a depth map beside the first image."""
         return any((folder / "000-depth.png").is_file() for folder in first_folders(root))
 
-    def read(self, uid: str) -> PosedObject:
+    def _read(self, uid: str) -> PosedObject:
         """One object.
 
         Raises:
@@ -52,6 +53,6 @@ class SyncDreamerGSOReader(PosedReader):
 
 
 def _depth(files: ObjectFiles, view: int) -> Tensor:
-    stored = torch.from_numpy(levels(files.uid, view, files.file(f"{view:03d}-depth.png")))
+    stored = torch.from_numpy(levels(files.uid, view, files.file(f"{view:03d}-depth.png"), DEPTH_MODES))[..., 0]
     depth = stored / 65535 * _REACH + _NEAR
     return torch.where((depth > _VALID[0]) & (depth < _VALID[1]), depth, 0).float()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ouroboros3d.datamodules.splits import Split
+from ouroboros3d.datamodules.untrusted import MAX_NAME_BYTES, UntrustedError, can_name_a_file
 
 
 class TreeReader(ABC):
@@ -38,12 +39,16 @@ class TreeReader(ABC):
         """Every object of the tree, sorted.
 
         Raises:
-            ValueError: there is none, or a list names one that cannot be a file's name.
+            ValueError: there is none.
+            UntrustedError: the name of one cannot be that of a file.
         """
         uids = sorted(self.list_uids())
         # Results are written under these names, and lists come from anywhere.
-        if bad := next((uid for uid in uids if not uid or "/" in uid or uid.startswith(".")), None):
-            raise ValueError(f"root: expected uids in {self.root} that can name a file, got {bad!r}.")
+        if bad := next((uid for uid in uids if not can_name_a_file(uid)), None):
+            raise UntrustedError(
+                f"root: expected uids in {self.root} that can name a file (text, at most {MAX_NAME_BYTES} bytes), got "
+                f"{bad!r}; rename it, or leave it out of the list."
+            )
         if not uids:
             raise ValueError(f"root: expected at least one object in {self.root} ({self.looks_for}), got none.")
         return uids

@@ -1,16 +1,16 @@
 """TRELLIS's renders (microsoft/TRELLIS): `renders/<sha256>/transforms.json` and `000.png`, also `renders_cond/`."""
 
 import csv
-import json
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.posed import (
+    DEPTH_MODES,
     PosedObject,
     PosedReader,
     image_size,
@@ -20,6 +20,13 @@ from ouroboros3d.datamodules.readers.posed import (
     rigid,
 )
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders, folder_names
+from ouroboros3d.datamodules.untrusted import (
+    MAX_DESCRIPTION_BYTES,
+    UntrustedError,
+    parse_json,
+    read_regular,
+    refusing,
+)
 
 _EMPTY = 65535
 _KEYS = {"aabb", "scale", "offset", "frames"}
@@ -54,54 +61,48 @@ class TrellisReader(PosedReader):
         if not path.is_file():
             return folder_names(self._views)
         rendered = "cond_rendered" if self._views.name == "renders_cond" else "rendered"
-        with path.open(newline="") as file:
-            rows = csv.DictReader(file)
-            if "sha256" not in (rows.fieldnames or ()):
-                raise ValueError(f"{path}: expected a column sha256, got {rows.fieldnames}.")
-            return [row["sha256"] for row in rows if row.get(rendered, "True") == "True"]
+        with refusing(UntrustedError, f"{path}: expected a column sha256"), path.open(newline="") as file:
+            return [row["sha256"] or "" for row in csv.DictReader(file) if row.get(rendered, "True") == "True"]
 
-    def read(self, uid: str) -> PosedObject:
+    def _read(self, uid: str) -> PosedObject:
         """One object.
 
         Raises:
             SampleError: a missing view, or cameras that make no sense.
         """
         files = ObjectFiles(uid, self._views / uid)
-        frames = read_json(files, "transforms.json").get("frames")
-        try:
-            assert isinstance(frames, list)
-            images = tuple(files.file(str(frame["file_path"])) for frame in frames)
+        content, where = read_json(files, "transforms.json"), files.file("transforms.json")
+        with refusing(SampleError, f"{uid}: expected frames with file_path, camera_angle_x and pose in {where}"):
+            frames = list(content["frames"])
+            names = [str(frame["file_path"]) for frame in frames]
             angles = [frame["camera_angle_x"] for frame in frames]
             poses = [frame["transform_matrix"] for frame in frames]
-        except (AssertionError, KeyError, TypeError) as error:
-            raise SampleError(
-                f"{uid}: expected frames with file_path, camera_angle_x and transform_matrix in "
-                f"{files.file('transforms.json')}, got none ({error!r})."
-            ) from error
-        if len(images) < self.at_least:
-            raise SampleError(f"{uid}: expected at least {self.at_least} views in {files.path}, got {len(images)}.")
+        if len(names) < self.at_least:
+            raise SampleError(f"{uid}: expected at least {self.at_least} views in {files.path}, got {len(names)}.")
+        images = tuple(map(files.file, names))
         size = image_size(uid, images[0])
         c2w = rigid(uid, poses, pose="c2w", axes="opengl")
-        mapped = all("depth" in frame for frame in frames) and f"{images[0].path.stem}_depth.png" in files.names
+        stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
+        mapped = all("depth" in frame for frame in frames) and files.has(f"{stems[0]}_depth.png")
+        reach = [(float(frame["depth"]["min"]), float(frame["depth"]["max"])) for frame in frames] if mapped else []
         return PosedObject(
             uid,
             Cameras(c2w, pinhole(uid, angles, size)),
             images,
             size,
-            depth=partial(_depth, files, frames) if mapped else None,
+            depth=partial(_depth, files, stems, reach) if mapped else None,
         )
 
 
 def _is_object(folder: Path) -> bool:
     try:
-        content = json.loads((folder / "transforms.json").read_text())
+        content = parse_json(read_regular(folder / "transforms.json", MAX_DESCRIPTION_BYTES))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.keys() >= _KEYS
 
 
-def _depth(files: ObjectFiles, frames: list[dict[str, Any]], view: int) -> Tensor:
-    file = files.file(str(Path(frames[view]["file_path"]).with_suffix("")) + "_depth.png")
-    stored = torch.from_numpy(levels(files.uid, view, file))
-    low, high = float(frames[view]["depth"]["min"]), float(frames[view]["depth"]["max"])
+def _depth(files: ObjectFiles, stems: Sequence[str], reach: Sequence[tuple[float, float]], view: int) -> Tensor:
+    stored = torch.from_numpy(levels(files.uid, view, files.file(f"{stems[view]}_depth.png"), DEPTH_MODES))[..., 0]
+    low, high = reach[view]
     return torch.where(stored == _EMPTY, 0, low + stored / 65535 * (high - low)).float()

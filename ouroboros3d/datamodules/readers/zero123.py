@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ouroboros3d.cameras import Cameras
+from ouroboros3d.datamodules.readers.arrays import read_npy
 from ouroboros3d.datamodules.readers.posed import (
     BLENDER_FOCAL,
     PosedObject,
@@ -11,7 +12,6 @@ from ouroboros3d.datamodules.readers.posed import (
     image_size,
     pinhole,
     read_listed,
-    read_npy,
     rigid,
 )
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
@@ -48,7 +48,7 @@ class Zero123Reader(PosedReader):
         listed = read_listed(self.root / LIST, "array")
         return dict.fromkeys(listed[len(listed) * 99 // 100 :], "val")
 
-    def read(self, uid: str) -> PosedObject:
+    def _read(self, uid: str) -> PosedObject:
         """One object; Zero123's own loader puts another one in the place of a broken one, this one does not.
 
         Raises:

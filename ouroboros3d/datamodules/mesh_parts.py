@@ -1,0 +1,68 @@
+"""From the numbers of a mesh file to a `TexturedMesh`: what every format must hold in the end."""
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ouroboros3d.datamodules.untrusted import MAX_COORDINATE, MAX_FACES
+from ouroboros3d.renderers.meshes import Material, TexturedMesh
+
+
+def textured_mesh(
+    fail: Callable[[str], NoReturn],
+    vertices: NDArray[np.float64],
+    faces: NDArray[np.int64],
+    uv: NDArray[np.floating],
+    material_index: NDArray[np.int64],
+    materials: Sequence[Material],
+    colours_linear: NDArray[np.floating],
+) -> TexturedMesh:
+    """The mesh of these triangles, without unused vertices.
+
+    Args:
+        fail: raises the asset's error.
+        vertices: [P, 3].
+        faces: [F, 3] into the vertices.
+        uv: [F, 3, 2] texture coordinates with (0, 0) the image's upper left corner.
+        material_index: [F] into the materials.
+        materials: at least one.
+        colours_linear: [P, 4] linear RGB and alpha in [0, 1].
+
+    Raises:
+        UntrustedError: the asset's error: no triangles or too many, an index or a number out of range, or an object
+            without a size.
+    """
+    if not 0 < len(faces) <= MAX_FACES:
+        fail(f"expected 1 to {MAX_FACES} triangles, got {len(faces) or 'none, perhaps a point cloud'}")
+    if vertices.shape[1:] != (3,) or faces.shape[1:] != (3,):
+        fail(f"expected vertices and triangles of 3 numbers, got {list(vertices.shape)} and {list(faces.shape)}")
+    if not (0 <= faces.min() and faces.max() < len(vertices)):
+        fail(f"expected indices of {len(vertices)} vertices, got {faces.min()} to {faces.max()}")
+    if colours_linear.shape != (len(vertices), 4):
+        fail(f"expected a colour of 4 numbers for each of {len(vertices)} vertices, got {list(colours_linear.shape)}")
+    used, flat = np.unique(faces, return_inverse=True)
+    vertices, colours = vertices[used], colours_linear[used]
+    largest = float(np.abs(vertices).max())
+    if not largest < MAX_COORDINATE:  # NaN fails too
+        fail(f"expected finite vertices, got NaN, infinity or beyond {MAX_COORDINATE:g}")
+    extent = float(np.ptp(vertices, axis=0).max())
+    # float32 keeps 7 digits, and none of what is smaller than its smallest numbers: less would be no shape any more.
+    if extent <= max(1e-5 * largest, 1 / MAX_COORDINATE):
+        fail(f"expected an object with a size, got an extent of {extent:g}")
+    if not float(np.abs(uv).max()) < MAX_COORDINATE:
+        fail(f"expected finite texture coordinates, got NaN, infinity or beyond {MAX_COORDINATE:g}")
+    factors = np.array([material.base_colour_linear for material in materials])
+    for values in (factors, colours):
+        if not (0 <= values.min() and values.max() <= 1):
+            fail(f"expected colours in [0, 1], got {values.min():g} to {values.max():g}")
+    return TexturedMesh(
+        vertices=torch.from_numpy(vertices.astype(np.float32)),
+        faces=torch.from_numpy(flat.reshape(-1, 3)),
+        uv=torch.from_numpy(uv.astype(np.float32)),
+        material_index=torch.from_numpy(material_index),
+        materials=tuple(materials),
+        vertex_colours_linear=None if (colours == 1).all() else torch.from_numpy(colours.astype(np.float32)),
+    )
