@@ -44,7 +44,7 @@ _LONG_HELP = {
 # Settings of the data that say how fast it comes and not what it is.
 _WITHOUT_EFFECT = {
     *("batch_size", "num_workers", "memory_limit_mb"),
-    *("cache_dir", "render_workers", "render_timeout_s", "retry_failed"),
+    *("cache_dir", "render_workers", "render_timeout_s", "retry_failed", "ignore_check"),
 }
 _log = logging.getLogger("ouroboros3d")
 

@@ -1,6 +1,10 @@
 """`python -m ouroboros3d check-data`: what a tree of meshes or renders holds, and whether its cameras are right."""
 
+import argparse
+import os
+import sys
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
 
@@ -17,20 +21,19 @@ from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
 from ouroboros3d.datamodules.readers.meshes import MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.readers.stored import SampleError
-from ouroboros3d.files import replace_text
+from ouroboros3d.datamodules.verdicts import Verdict, verdict_path, write_verdict
+from ouroboros3d.files import default_cache_dir, replace_text
 from ouroboros3d.inspection import overlays
-from ouroboros3d.inspection.conventions import STORED
-from ouroboros3d.inspection.diagnosis import diagnose, find_up
-from ouroboros3d.inspection.findings import Check, Finding, all_findings, skip_list, verdict, view_names
-from ouroboros3d.inspection.fit import FITS, ViewSet
-from ouroboros3d.inspection.images import Images, look_at
+from ouroboros3d.inspection.camera_findings import suspects
+from ouroboros3d.inspection.check import Check, check_tree, view_set
+from ouroboros3d.inspection.finding import Finding, verdict
+from ouroboros3d.inspection.findings import all_findings, skip_list
+from ouroboros3d.inspection.fit import FITS
+from ouroboros3d.inspection.images import look_at
+from ouroboros3d.inspection.map_findings import map_facts
 from ouroboros3d.inspection.meshes import broken_assets, mesh_facts, mesh_findings
 from ouroboros3d.inspection.report import Pictured, camera_map, histogram, page
-from ouroboros3d.inspection.statistics import CameraStatistics
 
-# Objects on which every hypothesis is tried, some seconds each: enough to outvote symmetric ones.
-_PROBED = 12
-_MISFITS = 64  # more objects that do not fit are not looked into one by one
 _PICTURED = 12
 _COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 
@@ -43,27 +46,39 @@ def run(arguments: Sequence[str]) -> None:
 
     Raises:
         ValueError: a wrong argument, or a tree of no known format; one line.
-        SystemExit: code 1, where there are errors in the data.
+        SystemExit: code 1, where there are errors in the data; 130 if it was interrupted.
     """
     parser = OneLineParser("check-data")
     parser.add_argument("root", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--cache_dir", type=Path, default=default_cache_dir())
     parser.add_argument("--objects", type=int, default=32)
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--reader", choices=get_args(ReaderName))
     parser.add_argument("--views_per_object", type=int)
     parser.add_argument("--assume_rig", action="store_true")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(arguments)
     if options.objects < 1 or options.workers < 1:
         raise ValueError(f"objects, workers: expected at least 1, got {options.objects} and {options.workers}.")
+    try:
+        findings = _run(options)
+    except KeyboardInterrupt:
+        print("check-data: stopped; nothing was written", file=sys.stderr)
+        raise SystemExit(130) from None
+    if any(finding.severity == "error" for finding in findings):
+        raise SystemExit(1)
+
+
+def _run(options: argparse.Namespace) -> list[Finding]:
     tree = open_tree(options.root, options.reader, options.views_per_object, options.assume_rig)
     torch.set_num_threads(1)  # the tensors are tiny: handing work to a second thread costs more than it saves
     out = options.out or Path("check-data") / options.root.resolve().name
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"out: expected a folder that can be written, got {out} ({error}).") from error
+    for name, folder in (("out", out), ("cache_dir", options.cache_dir)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{name}: expected a folder that can be written, got {folder} ({error}).") from error
     console = Console(highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     title = f"{options.root}, format {tree.name}"
@@ -75,58 +90,27 @@ def run(arguments: Sequence[str]) -> None:
     else:
         sample = len(tree.uids) if options.all else options.objects
         with Progress(*columns, console=console) as progress:
-            check = _check(tree, sample, progress)
+            check = check_tree(tree, sample, options.workers, progress)
             findings, facts, skipped = all_findings(check), _facts(check), skip_list(check)
             html = page(title, findings, facts, _plots(check), _pictures(tree, check, progress))
-    replace_text(out / "report.html", html)
-    replace_text(out / "skip_uids.txt", "".join(f"{uid} {reason}\n" for uid, reason in sorted(skipped.items())))
-    _print(console, title, findings, facts, out, len(skipped))
-    if any(finding.severity == "error" for finding in findings):
-        raise SystemExit(1)
-
-
-def _check(tree: PosedReader, sample: int, progress: Progress) -> Check:
-    uids = tree.uids
-    chosen = {uids[int(place)] for place in np.linspace(0, len(uids) - 1, min(sample, len(uids))).round()}
-    images: list[Images] = []
-    misfits: dict[str, float] = {}
-    extents: dict[str, float] = {}
-    for uid in progress.track(uids, description="reading views"):
-        seen, alpha = look_at(tree, uid)
-        images.append(seen)
-        if uid in chosen and (one := _view_set(seen, alpha)):
-            misfits[uid], extents[uid] = one.misfit, one.hull.extent
-    sets = [one for uid in _probed(misfits) if (one := _view_set(*look_at(tree, uid)))]
-    bar = progress.add_task("testing conventions", total=len(sets))
-    stored = STORED.get(tree.name)
-    diagnosis = diagnose(sets, stored, lambda: progress.advance(bar))
-    cameras = {one.uid: one.cameras for one in images if one.cameras is not None}
-    find_up(cameras, stored, diagnosis)
-    for one in sets:
-        if one.uid in diagnosis.mended:
-            extents[one.uid] = one.seen_by(diagnosis.mended[one.uid]).hull.extent
-        elif one.uid in diagnosis.unexplained:
-            del extents[one.uid]
-    if not any(explanation.of_all for explanation in diagnosis.explanations):
-        tried = {one.uid for one in sets}
-        diagnosis.unexplained += [uid for uid in misfits if misfits[uid] > FITS and uid not in tried]
-    statistics = CameraStatistics.of(cameras.values())
-    return Check(images, misfits, extents, diagnosis, stored, statistics)
-
-
-def _view_set(images: Images, alpha: torch.Tensor | None) -> ViewSet | None:
-    """What the cameras of an object are tested with; None if it cannot be."""
-    if alpha is None or images.cameras is None:
-        return None
-    one = ViewSet.of(images.uid, images.cameras, alpha)
-    return one if one.testable else None
-
-
-def _probed(misfits: dict[str, float]) -> list[str]:
-    """Objects that every hypothesis is tried on: those that fit worst, and evenly chosen ones."""
-    worst = sorted((uid for uid in misfits if misfits[uid] > FITS), key=lambda uid: -misfits[uid])
-    even = [list(misfits)[int(place)] for place in np.linspace(0, len(misfits) - 1, min(_PROBED, len(misfits)))]
-    return list(dict.fromkeys([*even, *worst[:_MISFITS]]))
+    report, listed = out / "report.html", out / "skip_uids.txt"
+    replace_text(report, html)
+    replace_text(listed, "".join(f"{uid} {reason}\n" for uid, reason in sorted(skipped.items())))
+    errors = [finding for finding in findings if finding.severity == "error"]
+    kept = Verdict(
+        root=str(options.root.resolve()),
+        reader=tree.name,
+        checked_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        errors=tuple(finding.title for finding in errors if not finding.cured),
+        cured=tuple(finding.title for finding in errors if finding.cured),
+        skip=skipped,
+        skip_list=str(listed.resolve()),
+        report=str(report.resolve()),
+    )
+    write_verdict(kept, options.cache_dir)
+    _print(console, title, findings, facts)
+    _print_files(console, kept, report, listed, options.cache_dir)
+    return findings
 
 
 def _facts(check: Check) -> dict[str, str]:
@@ -145,15 +129,13 @@ def _facts(check: Check) -> dict[str, str]:
     facts["cameras tested"] = f"{len(check.misfits)} objects"
     if check.misfits:
         typical = float(np.median(list(check.misfits.values())))
-        facts["misfit"] = (
-            f"median {typical:.2f} pixels of 128, worst {max(check.misfits.values()):.2f}; fits up to {FITS:g}"
-        )
+        facts["misfit"] = f"median {typical:.2f} pixels, worst {max(check.misfits.values()):.2f}; fits up to {FITS:g}"
     if check.extents:
         low, high = min(check.extents.values()), max(check.extents.values())
         facts["object size"] = (
             f"longest edge {low:.2f} to {high:.2f}, median {np.median(list(check.extents.values())):.2f}"
         )
-    return facts
+    return facts | map_facts(check.maps)
 
 
 def _differ(count: int, total: int, where: str) -> str:
@@ -179,14 +161,12 @@ def _plots(check: Check) -> list[str]:
 
 def _pictures(tree: PosedReader, check: Check, progress: Progress) -> list[Pictured]:
     """The worst objects with their cameras drawn on them, and right ones beside them."""
-    diagnosis = check.diagnosis
-    said: dict[str, str] = {uid: f"views {a} and {b} are exchanged" for uid, (a, b) in diagnosis.swapped.items()}
-    said |= {uid: f"{view_names(views)} not fitting the others" for uid, views in diagnosis.bad_views.items()}
-    said |= dict.fromkeys(diagnosis.own_radii, "distances of the views were lost")
-    said |= dict.fromkeys(diagnosis.unexplained, "does not fit")
-    for explanation in diagnosis.explanations:
+    said: dict[str, str] = {}
+    for group in suspects(check):
+        said |= group.reasons if group.certain else {}
+    for explanation in check.diagnosis.explanations:
         said |= {uid: f"looks like {explanation.hypotheses[0].finding}" for uid in explanation.uids if uid not in said}
-    said |= {uid: f"stands upright along {axis}" for uid, axis in diagnosis.up.items() if uid not in said}
+    said |= {uid: f"stands upright along {axis}" for uid, axis in check.diagnosis.up.items() if uid not in said}
     flawed = [one.uid for one in check.images if one.usable and (one.empty or one.clipped)][:3]
     order = sorted(check.misfits, key=lambda uid: (uid not in said, -check.misfits[uid]))
     opaque = [one.uid for one in check.images if one.opaque and not one.unreadable][:3]
@@ -202,7 +182,7 @@ def _picture(tree: PosedReader, uid: str, said: str, check: Check) -> Pictured |
     images, alpha = look_at(tree, uid)
     diagnosis = check.diagnosis
     marked = [*diagnosis.bad_views.get(uid, ()), *diagnosis.swapped.get(uid, ()), *images.empty, *images.clipped]
-    one = _view_set(images, alpha)
+    one = view_set(images, alpha)
     if images.cameras is None:
         return None
     views = overlays.shown_views(images.views, marked)
@@ -230,9 +210,7 @@ def _picture(tree: PosedReader, uid: str, said: str, check: Check) -> Pictured |
     return Pictured(uid, "; ".join(filter(None, notes)), any(notes[:4]), strips)
 
 
-def _print(
-    console: Console, title: str, findings: Sequence[Finding], facts: dict[str, str], out: Path, skipped: int
-) -> None:
+def _print(console: Console, title: str, findings: Sequence[Finding], facts: dict[str, str]) -> None:
     console.print(f"[bold]{escape(title)}[/]")
     numbers = Table.grid(padding=(0, 2))
     for name, value in facts.items():
@@ -244,11 +222,19 @@ def _print(
             table.add_column(heading, overflow="fold")
         for finding in findings:
             colour = _COLOURS[finding.severity]
-            table.add_row(f"[{colour}]{finding.severity}[/]", escape(finding.title), escape(finding.count))
+            table.add_row(f"[{colour}]{finding.severity}[/]", escape(finding.title), escape(finding.scope))
         console.print(table)
     bad = any(finding.severity == "error" for finding in findings)
     console.print(f"[bold {'red' if bad else 'green'}]{escape(verdict(findings))}[/]")
-    console.print(f"report:    {out / 'report.html'}", soft_wrap=True, markup=False)
-    if skipped:
-        path = out / "skip_uids.txt"
-        console.print(f"skip list: {path} ({skipped} objects; --data.skip_uids {path})", soft_wrap=True, markup=False)
+
+
+def _print_files(console: Console, kept: Verdict, report: Path, listed: Path, cache_dir: Path) -> None:
+    lines = {"report": str(report)}
+    if kept.skip:
+        lines["skip list"] = f"{listed} ({len(kept.skip)} objects; --data.skip_uids {listed})"
+    refused = (
+        "fit refuses this tree" if kept.errors else "fit asks for the skip list" if kept.cured else "fit may use it"
+    )
+    lines["verdict"] = f"{verdict_path(Path(kept.root), cache_dir)} ({refused})"
+    for name, value in lines.items():
+        console.print(f"{name + ':':<10} {value}", soft_wrap=True, markup=False)

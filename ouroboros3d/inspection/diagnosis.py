@@ -25,6 +25,8 @@ from ouroboros3d.inspection.fit import FITS, ViewSet
 _EXPLAINS = 0.7
 # And it has to be so for four of five objects among those that can tell, which symmetric ones cannot.
 _AGREE = 0.8
+# Cameras on a ring that are all a view late see the same, so that only objects that are wrong by themselves would tell.
+_SHARE = 1 / 3
 _FEW = 4  # objects that each could pass as right, to be sure that all are wrong
 _PIXEL = 0.05  # of misfit; differences below are rounding
 _CAP = 20.0  # pixels; beyond, one object would outvote the others
@@ -38,7 +40,7 @@ class Explanation:
         hypotheses: the mistake; several where the silhouettes fit equally well under each.
         uids: the objects it was seen on.
         tried: objects that were tried.
-        before: their mean misfit in pixels at 128.
+        before: their mean misfit in pixels.
         after: the same without the mistake.
     """
 
@@ -147,7 +149,8 @@ def _explain_all(costs: list[_Costs], found: Diagnosis) -> None:
         telling = np.abs(after - before) > np.maximum(_PIXEL, (1 - _EXPLAINS) * np.maximum(before, after))
         better = telling & (after < before)
         needed = 1 if before.mean() > FITS else _FEW
-        if after.sum() < _EXPLAINS * before.sum() and better.sum() >= max(needed, _AGREE * telling.sum()):
+        enough = max(needed, _AGREE * telling.sum(), _SHARE * len(costs))
+        if after.sum() < _EXPLAINS * before.sum() and better.sum() >= enough:
             pooled.append((float(after.sum()), hypothesis))
     if not pooled:
         return

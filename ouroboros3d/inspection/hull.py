@@ -15,8 +15,7 @@ from torch import Tensor
 from ouroboros3d.cameras import Cameras
 
 SIZE = 64  # pixels of a mask's longer side
-# Points along an edge of the grid. Over 300 objects with thin, flat and round parts, right cameras cover 0.98 to 1.
-RESOLUTION = 48
+RESOLUTION = 48  # points along an edge of the grid
 
 
 @dataclass(frozen=True)
@@ -24,13 +23,16 @@ class Masks:
     """Where F views show the object, at no more than `SIZE` pixels.
 
     Args:
-        solid: [F, h, w] bool, the pixel is more than half covered: the hull has to explain it.
+        solid: [F, h, w] bool, the pixel is more than half covered.
+        core: [F, h, w] bool, it is solid with all its neighbours: the hull has to explain it. What is thinner falls
+            between two points of the grid, however right the cameras are.
         touched: [F, h, w] bool, the object covers any part of the pixel or of a neighbour: the hull may lie here. The
             neighbours spare thin parts, which fall between two pixels or two points of the grid.
         clipped: [F] bool, the object goes on beyond the image, so that a point outside of it may be the object's.
     """
 
     solid: Tensor
+    core: Tensor
     touched: Tensor
     clipped: Tensor
 
@@ -47,11 +49,11 @@ class Masks:
         solid = F.adaptive_avg_pool2d(alpha, size) > 0.5
         # Renderers leave traces of rounding where nothing is.
         touched = F.adaptive_max_pool2d((alpha > 0.02).float(), size)
-        return cls(solid, _grown(touched > 0), on_border(alpha))
+        return cls(solid, ~_grown(~solid), _grown(touched > 0), on_border(alpha))
 
     def __getitem__(self, views: list[int]) -> "Masks":
         """Some of the views, or the same in another order."""
-        return Masks(self.solid[views], self.touched[views], self.clipped[views])
+        return Masks(self.solid[views], self.core[views], self.touched[views], self.clipped[views])
 
 
 def on_border(alpha: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ class Hull:
     Args:
         points: [N, 3] its points of the grid, scene units.
         images: [F, h, w] bool, where the views see it.
-        coverage: [F] share of each mask that it covers; 1 for a view that shows nothing.
+        coverage: [F] share of each mask's core that it covers; 1 for a view without one.
     """
 
     points: Tensor
@@ -106,8 +108,8 @@ def carve(masks: Masks, cameras: Cameras, resolution: int = RESOLUTION) -> Hull:
         seen[view, _pixels(points, cameras[view], height, width)[0]] = True
     # Neighbouring points may be more than a pixel apart where a camera is near.
     images = _grown(seen[:, :-1].view(count, height, width))
-    whole = masks.solid.flatten(1).sum(dim=1)
-    covered = (images & masks.solid).flatten(1).sum(dim=1)
+    whole = masks.core.flatten(1).sum(dim=1)
+    covered = (images & masks.core).flatten(1).sum(dim=1)
     return Hull(points, images, torch.where(whole > 0, covered / whole.clamp(min=1), 1.0))
 
 

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
-from ouroboros3d.datamodules.readers.stored import SampleError
+from ouroboros3d.datamodules.readers.stored import NoTransparency, SampleError
 from ouroboros3d.inspection.hull import on_border
 from ouroboros3d.inspection.tangency import SIZE
 
-_NO_TRANSPARENCY = "expected a transparent background"  # how PosedObject.rgba says that an image has no alpha channel
 # Soft pixels between object and background; outside of these alpha says too little about colours.
 _SOFT = (16, 240)
 _ROUNDING = 3  # levels of 255
@@ -30,7 +29,7 @@ class Images:
 
     Args:
         uid: the object.
-        error: why it cannot be read at all; empty if it can.
+        error: why it cannot be read at all; None if it can.
         unreadable: of single views, why.
         views: F.
         size: height and width in pixels.
@@ -44,7 +43,7 @@ class Images:
     """
 
     uid: str
-    error: str = ""
+    error: SampleError | None = None
     unreadable: dict[int, str] = field(default_factory=dict)
     views: int = 0
     size: tuple[int, int] = (0, 0)
@@ -76,7 +75,7 @@ def look_at(reader: PosedReader, uid: str) -> tuple[Images, Tensor | None]:
     try:
         found = reader.read(uid)
     except SampleError as error:
-        images.error = str(error)
+        images.error = error
         return images, None
     images.views, images.size, images.cameras = len(found), found.size, found.cameras
     alphas: list[Tensor] = []
@@ -106,13 +105,12 @@ def look_at(reader: PosedReader, uid: str) -> tuple[Images, Tensor | None]:
 def _view(found: PosedObject, view: int, images: Images) -> Tensor | None:
     try:
         return found.rgba(view)
+    except NoTransparency:
+        images.opaque.append(view)
+        images.paper = images.paper or "a background"
     except SampleError as error:
-        if _NO_TRANSPARENCY in str(error):
-            images.opaque.append(view)
-            images.paper = images.paper or "a background"
-        else:
-            images.unreadable[view] = str(error)
-        return None
+        images.unreadable[view] = str(error)
+    return None
 
 
 def _small(alpha: Tensor) -> Tensor:

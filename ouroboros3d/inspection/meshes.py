@@ -8,7 +8,7 @@ from pathlib import Path
 from ouroboros3d.datamodules.orbits import OrbitRig
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.render_cache import RenderCache
-from ouroboros3d.inspection.findings import Finding
+from ouroboros3d.inspection.finding import Finding, few, of_objects
 
 # From four sides and above: a single camera sees nothing of a sheet edge-on, and 16 pixels nothing of a wire.
 _SMALL = OrbitRig(image_size=48, orbits=1, views=4, elevation_deg=(30.0, 30.0), supersampling=1)
@@ -45,10 +45,11 @@ def mesh_findings(assets: Sequence[Asset], broken: dict[str, str]) -> list[Findi
             Finding(
                 "error" if len(broken) > _MANY * len(assets) else "warning",
                 "Meshes cannot be rendered",
-                f"{len(broken)} of {len(assets)} objects",
+                of_objects(len(broken), len(assets)),
                 "Files are missing, damaged, empty, or take too long.",
                 "Download them again, or leave them out (skip_uids.txt).",
                 tuple(f"{uid}: {reason}" for uid, reason in list(broken.items())[:5]),
+                few(len(broken), len(assets)),
             )
         )
     if unknown := sum(asset.license == "unknown" for asset in assets):
@@ -56,7 +57,7 @@ def mesh_findings(assets: Sequence[Asset], broken: dict[str, str]) -> list[Findi
             Finding(
                 "note",
                 "No licence is known",
-                f"{unknown} of {len(assets)} objects",
+                of_objects(unknown, len(assets)),
                 "The tree has no metadata about them.",
                 "Find out before you publish renders.",
             )

@@ -59,9 +59,9 @@ def coverage(one: ViewSet, views: Sequence[int], marked: Sequence[int]) -> str:
     """
     tiles = []
     for view in views:
-        solid, hull = one.masks.solid[view].numpy(), one.hull.images[view].numpy()
+        solid, core = one.masks.solid[view].numpy(), one.masks.core[view].numpy()
         pixels = np.full((*solid.shape, 3), 255, np.uint8)
-        pixels[solid & hull], pixels[solid & ~hull] = _COVERED, _MISSED
+        pixels[solid], pixels[core & ~one.hull.images[view].numpy()] = _COVERED, _MISSED
         height, width = solid.shape
         scale = TILE / max(height, width)
         tile = Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.NEAREST)

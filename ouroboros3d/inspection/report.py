@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from ouroboros3d.html_page import document
-from ouroboros3d.inspection.findings import Finding, verdict
+from ouroboros3d.inspection.finding import Finding, verdict
 
 _STYLE = """
 :root { --paper: #fbfbfa; --card: #ffffff; --ink: #1d2126; --pale: #68707a; --line: #dfe2e6; --bar: #5b8fc7;
@@ -167,7 +167,7 @@ def _finding(finding: Finding) -> str:
     advice = f"<p><b>What to do:</b> {escape(finding.advice)}</p>" if finding.advice else ""
     return (
         f'<div class="card finding {finding.severity}"><h3><span>{finding.severity}</span>{escape(finding.title)}'
-        f"<small>{escape(finding.count)}</small></h3><p>{escape(finding.detail)}{examples}</p>{advice}</div>"
+        f"<small>{escape(finding.scope)}</small></h3><p>{escape(finding.detail)}{examples}</p>{advice}</div>"
     )
 
 

@@ -1,7 +1,12 @@
 """Rendered objects, once a session."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from planted import EVEN, ODD, RING, SCATTERED, Posed, render
+
+sys.path.append(str(Path(__file__).parents[1] / "datamodules"))  # writers of every format
 
 
 @pytest.fixture(scope="session")

@@ -7,28 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checked import check, titles
 from PIL import Image
 from planted import OPENGL, Posed, write_official, write_zero123
 
-from ouroboros3d.cli import main
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
+from ouroboros3d.datamodules.verdicts import read_verdict
+from ouroboros3d.files import default_cache_dir
 from ouroboros3d.inspection.images import look_at
-
-
-def check(*arguments: object) -> int:
-    """The exit code."""
-    try:
-        main(["check-data", *map(str, arguments)])
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
-
-
-def titles(out: Path) -> list[str]:
-    """What the report says is wrong or worth a look."""
-    page = (out / "report.html").read_text()
-    return re.findall(r"<h3><span>(?:error|warning)</span>(.*?)<small>", page)
 
 
 @pytest.mark.parametrize("write", [write_official, write_zero123])
@@ -83,11 +70,26 @@ def test_every_spoilt_object_is_named_and_skipped_by_training(odd: list[Posed], 
     page = (out / "report.html").read_text()
     assert f"{missing}: view 3" in page
     assert "render_0003.webp" in page
+    verdict = read_verdict(tree, default_cache_dir())
+    assert verdict is not None
+    assert verdict.errors == ()
+    assert verdict.cured == ("Missing or unreadable views",)
+    assert "Train only without the objects of skip_uids.txt: missing or unreadable views." in page
     skipped = {line.split()[0]: line for line in (out / "skip_uids.txt").read_text().splitlines()}
     assert set(skipped) == {missing, damaged, empty, "zz_copy"}
     assert copied in skipped["zz_copy"]
     data = ObjaverseDataModule(root=tree, skip_uids=out / "skip_uids.txt", num_views=4)
     assert {uid for chosen in data.objects().values() for uid in chosen} == {cut, copied}
+
+
+def test_the_report_is_the_same_with_any_number_of_processes(odd: list[Posed], tmp_path: Path) -> None:
+    tree = write_official(tmp_path / "tree", odd[:3])
+    (tree / odd[0].uid / "render_0003.webp").unlink()
+    pages = []
+    for workers in (1, 3):
+        assert check(tree, "--out", tmp_path / "out", "--workers", workers) == 1
+        pages.append((tmp_path / "out/report.html").read_text())
+    assert pages[0] == pages[1]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_straight_alpha_is_not_taken_for_mixed(odd: list[Posed], even: list[Pose
     [
         (lambda c2w: c2w @ np.diag([-1, 1, 1, 1.0]), "Poses mirror: an axis is flipped"),
         (lambda c2w: c2w.transpose(0, 2, 1), "Poses are stored transposed"),
-        (lambda c2w: c2w * (np.arange(4) < 3) + np.diag([0, 0, 0, 1]), "Cameras stand in the object&#x27;s centre"),
+        (lambda c2w: c2w * (np.arange(4) < 3) + np.diag([0, 0, 0, 1]), "Cameras stand in the object's centre"),
     ],
 )
 def test_matrices_that_are_no_poses_are_named(odd: list[Posed], tmp_path: Path, spoiler: type, title: str) -> None:

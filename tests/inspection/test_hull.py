@@ -40,11 +40,14 @@ def test_a_camera_that_shows_another_ball_leaves_the_part_that_both_share() -> N
     front = Cameras.orbit([0.0, 180.0], 0.0, 20.0, 3.2)  # far away: nearly parallel rays
     alpha = torch.cat([ball(front[:1], 64), ball(front[1:], 64, (0.2, 0.0, 0.0))])
     seen = carve(Masks.of(alpha), front).coverage
-    lens = 2 * RADIUS**2 * math.acos(0.1 / RADIUS) - 0.2 * math.sqrt(RADIUS**2 - 0.1**2)
-    expected = lens / (math.pi * RADIUS**2)
-    # The other view's edge in this mask is an arc of 2 R acos(d / 2 R). It may lie off by four pixels: one that is
-    # touched in part, its neighbour, a step of the grid, and the neighbour in the hull's image.
-    tolerance = 4 * 1.12 / 64 * 2 * RADIUS * math.acos(0.1 / RADIUS) / (math.pi * RADIUS**2)
+    # What counts of this mask is a smaller circle: without the pixels at its edge.
+    core = RADIUS - 1.12 / 64
+    angles = [math.acos((a**2 + 0.2**2 - b**2) / (2 * a * 0.2)) for a, b in ((core, RADIUS), (RADIUS, core))]
+    lens = sum(a**2 * (t - math.sin(t) * math.cos(t)) for a, t in zip((core, RADIUS), angles, strict=True))
+    expected = lens / (math.pi * core**2)
+    # The other view's edge in this mask is an arc of half angle t. It may lie off by four pixels: one that is touched
+    # in part, its neighbour, a step of the grid, and the neighbour in the hull's image.
+    tolerance = 4 * 1.12 / 64 * 2 * RADIUS * angles[1] / (math.pi * core**2)
     assert expected <= seen[0].item() <= expected + tolerance
     assert seen[0].item() == pytest.approx(seen[1].item(), abs=0.03)
 
@@ -77,6 +80,20 @@ def test_an_object_that_the_border_cuts_is_not_carved_away_beyond_it() -> None:
     masks = Masks.of(ball(narrow, 64))
     assert masks.clipped.all()
     assert carve(masks, narrow).coverage.min() == 1
+
+
+def test_what_is_thinner_than_two_pixels_need_not_be_explained_by_the_hull() -> None:
+    """A wire that runs across a plate: its mask has a core where the plate is, and none along the wire."""
+    alpha = torch.zeros(3, 64, 64)
+    alpha[:, 20:40, 20:40] = 1
+    alpha[:, 30:32, :] = 1
+    masks = Masks.of(alpha)
+    assert masks.core.nonzero().amin(dim=0).tolist() == [0, 21, 21]
+    assert masks.core.nonzero().amax(dim=0).tolist() == [2, 38, 38]
+    away = Cameras(RIG.c2w_opencv @ torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])), RIG.intrinsics_norm)
+    wires = torch.zeros(6, 64, 64)
+    wires[:, 30:32, 8:56] = 1
+    assert carve(Masks.of(wires), away).coverage.tolist() == [1.0] * 6
 
 
 def test_an_empty_view_does_not_carve() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from planted import OPENGL, Y_FROM_Z, Posed
+from planted import ODD, OPENGL, RING, Y_FROM_Z, Posed, render
 
 from ouroboros3d.cameras import Cameras, from_stored
 from ouroboros3d.datamodules.readers.detection import READERS
@@ -162,3 +162,12 @@ def test_a_ball_tells_nothing_and_nothing_is_told_of_it(even: list[Posed]) -> No
 
 def test_every_stored_convention_belongs_to_a_reader() -> None:
     assert set(STORED) <= set(READERS)
+
+
+def test_a_wrong_object_among_right_ones_on_a_ring_is_no_mistake_of_all(even: list[Posed]) -> None:
+    """All cameras a view late see right objects of an even ring as before: only the wrong one could speak for it."""
+    horse = render(ODD[0], RING, 39.598)
+    exchanged = view_set(horse, horse.blender[[0, 4, 2, 3, 1, 5, 6, 7]])
+    found = diagnosis([exchanged, *map(view_set, even[1:4])])
+    assert not found.explanations
+    assert found.swapped == {horse.uid: (1, 4)}

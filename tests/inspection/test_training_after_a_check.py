@@ -1,0 +1,70 @@
+"""Training on a tree that check-data found wrong: refused in one line with the way out."""
+
+from pathlib import Path
+
+import pytest
+from commands import refusal
+from planted import OPENGL, Posed, write_official
+
+from ouroboros3d.cli import main
+
+ROOT = Path(__file__).parents[2]
+FIT = (
+    "fit",
+    f"--config={ROOT / 'ablations/staged.yaml'}",
+    f"--config={ROOT / 'tests/tiny.yaml'}",
+    *("--data.root=tree", "--data.val_fraction=0", "--data.test_fraction=0", "--data.max_objects=null"),
+    *("--trainer.max_steps=1", "--trainer.limit_val_batches=0"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUROBOROS3D_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def checkpoints() -> int:
+    return len(list(Path("runs").glob("*/*/checkpoints/last.ckpt")))
+
+
+def test_wrong_cameras_are_trained_on_only_when_asked_for(odd: list[Posed], capsys: pytest.CaptureFixture[str]) -> None:
+    write_official(Path("tree"), odd, lambda c2w: c2w @ OPENGL)
+    refusal(capsys, "check-data", "elsewhere")  # another tree's check says nothing of this one
+    with pytest.raises(SystemExit, match="1"):
+        main(["check-data", "tree"])
+    line = refusal(capsys, *FIT)
+    assert "which failed" in line
+    assert "These look like camera-to-world poses with OpenCV camera axes" in line
+    assert "--data.ignore_check true" in line
+    assert checkpoints() == 0
+    main([*FIT, "--data.ignore_check=true"])
+    assert checkpoints() == 1
+
+
+def test_leaving_the_broken_objects_out_is_enough(odd: list[Posed], capsys: pytest.CaptureFixture[str]) -> None:
+    write_official(Path("tree"), odd)
+    missing = odd[0].uid
+    (Path("tree") / missing / "render_0003.webp").unlink()
+    with pytest.raises(SystemExit, match="1"):
+        main(["check-data", "tree", "--out", "checked"])
+    line = refusal(capsys, *FIT)
+    assert f"got 1 of {Path('tree').resolve()} that do not, such as {missing}" in line
+    assert f"--data.skip_uids {Path('checked/skip_uids.txt').resolve()}" in line
+    main([*FIT, "--data.skip_uids=checked/skip_uids.txt"])
+    assert checkpoints() == 1
+
+
+def test_a_tree_that_passes_or_was_never_checked_is_trained_on(
+    odd: list[Posed], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ouroboros3d")
+    write_official(Path("tree"), odd)
+    main(FIT)
+    assert "cameras were never checked; run python -m ouroboros3d check-data tree" in caplog.text
+    caplog.clear()
+    main(["check-data", "tree"])
+    main(FIT)
+    assert "never checked" not in caplog.text
+    assert checkpoints() == 2
