@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -30,7 +29,7 @@ from ouroboros3d.datamodules.objaverse_download import download_root, fetch_list
 from ouroboros3d.datamodules.orbits import OrbitRig
 from ouroboros3d.datamodules.quarantine import Quarantine, say_left_out
 from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
-from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
+from ouroboros3d.datamodules.readers.meshes import Asset, MeshFile, MeshReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.readers.stored import SampleError
@@ -38,6 +37,7 @@ from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.render_cache import RenderCache
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
 from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED
+from ouroboros3d.datamodules.verdicts import read_verdict, refusal
 from ouroboros3d.files import default_cache_dir
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ class ObjaverseDataModule(LightningDataModule):
         render_workers: processes that fill the cache.
         render_timeout_s: an object that takes longer is left out.
         retry_failed: try objects again that could not be rendered or read before.
+        ignore_check: train on a tree of renders although check-data found errors in it.
         memory_limit_mb: MiB of decoded views kept in memory; what is beyond is read from disk when needed.
         seed: of the order of objects and of the drawn views.
 
@@ -130,6 +131,7 @@ class ObjaverseDataModule(LightningDataModule):
         render_workers: int = 2,
         render_timeout_s: float = 120.0,
         retry_failed: bool = False,
+        ignore_check: bool = False,
         memory_limit_mb: int = 1024,
         seed: int = 0,
     ) -> None:
@@ -190,6 +192,7 @@ class ObjaverseDataModule(LightningDataModule):
         self.render_workers = render_workers
         self.render_timeout_s = render_timeout_s
         self.retry_failed = retry_failed
+        self.ignore_check = ignore_check
         self.memory_limit_mb = memory_limit_mb
         self.seed = seed
         self.skipped: frozenset[str] = frozenset()
@@ -269,19 +272,29 @@ class ObjaverseDataModule(LightningDataModule):
         """Download and render the meshes that are not there yet, with progress bars; posed renders need neither."""
         if self.download:
             fetch_lists()
-        of_split = self.assets()
-        if self.download:
-            fetch_objects([asset for members in of_split.values() for asset in members])
+            fetch_objects([asset for members in self.assets().values() for asset in members])
         if isinstance(self.tree, PosedReader):
             if self.retry_failed:
                 Quarantine.of(self.tree, self.cache_dir).clear()
             return
-        cache = RenderCache(self.cache_dir, self.rig)
-        render = partial(cache.render, workers=self.render_workers, timeout_s=self.render_timeout_s)
-        render([asset for members in of_split.values() for asset in members], retry_failed=self.retry_failed)
+        files = {split: self.tree.files(uids) for split, uids in self.objects().items()}
+        self._render([file for members in files.values() for file in members])
         if surface_points := self._surface_points(self.test_split):
-            rendered = cache.complete(of_split[self.test_split])
-            render(rendered, retry_failed=self.retry_failed, surface_points=surface_points)
+            rendered = RenderCache(self.cache_dir, self.rig).complete(files[self.test_split])
+            self._render(rendered, surface_points)
+
+    def _render(self, files: list[MeshFile], surface_points: int = 0) -> None:
+        """Render those that are not in the cache yet; only of these all that the tree knows is read."""
+        assert isinstance(self.tree, MeshReader)
+        cache = RenderCache(self.cache_dir, self.rig)
+        missing = cache.missing(files, retry_failed=self.retry_failed, surface_points=surface_points)
+        cache.render(
+            self.tree.assets([file.uid for file in missing]),
+            workers=self.render_workers,
+            timeout_s=self.render_timeout_s,
+            retry_failed=self.retry_failed,
+            surface_points=surface_points,
+        )
 
     def _surface_points(self, split: Split) -> int:
         """Points of true surface that a split's objects need: only `test` measures geometry and waits for it."""
@@ -302,16 +315,21 @@ class ObjaverseDataModule(LightningDataModule):
             usable = self._readable(asked_for, stage)
             listed = self._quarantine.path
             self._geometry = self._stored_points(reader, usable[self.test_split])
+            if stage == "fit" and not self.ignore_check:
+                self._refuse_failed_check({uid for uids in usable.values() for uid in uids})
         else:
-            of_split = self.assets()
-            asked_for = {split: [asset.uid for asset in assets] for split, assets in of_split.items()}
+            asked_for = self.objects()
             cache = RenderCache(self.cache_dir, self.rig)
             self._views = self._views or ObjectViews(
                 Ouroboros3DReader(cache.folder), self.rig.image_size, self.memory_limit_mb
             )
-            usable = {split: self._usable(cache, split, assets) for split, assets in of_split.items()}
+            files = {split: self.tree.files(uids) for split, uids in asked_for.items()}
+            # Of all splits at once, so that the cache is listed once.
+            rendered = {file.uid for file in cache.complete([file for members in files.values() for file in members])}
+            usable = {split: self._usable(cache, split, members, rendered) for split, members in files.items()}
             listed = cache.folder / "failures.jsonl"
-            self._data_sha256 = cache.assets_sha256(asked_for[needed])
+            if stage != "fit":  # the protocol of a test needs it
+                self._data_sha256 = cache.assets_sha256(asked_for[needed])
             self._geometry = self._surface_points(self.test_split)
         # Of all that were asked for, so that an object that fails here and not there is a missing value, no more.
         self._asked_for = asked_for[needed]
@@ -323,21 +341,20 @@ class ObjaverseDataModule(LightningDataModule):
                 f"{stage}: expected at least one {needed} object in {self.root}, got {found} after filtering{broken}; "
                 "select more objects, other fractions" + ("." if stage == "fit" else ", or another test_split.")
             )
-        self._datasets = {split: self._dataset(split, uids) for split, uids in usable.items()}
-
-    def _dataset(self, split: Split, uids: list[str]) -> MultiviewDataset:
-        assert self._views is not None
-        return MultiviewDataset(
-            self._views,
-            uids,
-            self.num_views,
-            self.num_target_views,
-            self.background,
-            self.seed,
-            self._geometry if split == self.test_split else 0,
-            self.view_selection,
-            self._quarantine,
-        )
+        self._datasets = {
+            split: MultiviewDataset(
+                self._views,
+                uids,
+                self.num_views,
+                self.num_target_views,
+                self.background,
+                self.seed,
+                self._geometry if split == self.test_split else 0,
+                self.view_selection,
+                self._quarantine,
+            )
+            for split, uids in usable.items()
+        }
 
     def _readable(self, asked_for: dict[Split, list[str]], stage: str) -> dict[Split, list[str]]:
         """The objects of a tree of renders that are not listed as unreadable, on all processes the same."""
@@ -358,6 +375,15 @@ class ObjaverseDataModule(LightningDataModule):
             say_left_out(split, len(uids), failures, "read", self._quarantine.path)
         return {split: [uid for uid in uids if uid not in self._left_out] for split, uids in asked_for.items()}
 
+    def _refuse_failed_check(self, used: set[str]) -> None:
+        """What check-data found counts here: wrong cameras would cost a training, and show in its numbers only."""
+        verdict = read_verdict(self.root, self.cache_dir)
+        if verdict is None:
+            if not (self.root / "render_config.json").is_file():  # as `render` writes it beside what it renders
+                log.info("%s: cameras were never checked; run python -m ouroboros3d check-data %s", *2 * [self.root])
+        elif reason := refusal(verdict, verdict.skip.keys() - used):
+            raise ValueError(reason)
+
     def _stored_points(self, tree: PosedReader, uids: list[str]) -> int:
         """Points of the true surface that a tree of renders carries for all of the objects, else 0."""
         points = self._surface_points(self.test_split)
@@ -369,21 +395,23 @@ class ObjaverseDataModule(LightningDataModule):
         log.info("%s carries no true surfaces at this size: geometry is not measured, images are.", self.root)
         return 0
 
-    def _usable(self, cache: RenderCache, split: Split, assets: list[Asset]) -> list[str]:
+    def _usable(self, cache: RenderCache, split: Split, files: list[MeshFile], rendered: set[str]) -> list[str]:
         surface_points = self._surface_points(split)
-        complete = [asset.uid for asset in cache.complete(assets, surface_points)]
-        left_out = [asset for asset in assets if asset.uid not in set(complete)]
+        if surface_points:
+            rendered = {uid for uid in rendered if cache.holds(uid, surface_points)}
+        complete = [file.uid for file in files if file.uid in rendered]
+        left_out = [file for file in files if file.uid not in rendered]
         failures = cache.failures(left_out, surface_points)
-        unknown = [asset.uid for asset in left_out if asset.uid not in failures]
+        unknown = [file.uid for file in left_out if file.uid not in failures]
         if unknown:
             raise ValueError(
-                f"{cache.folder}: expected rendered views of {len(assets)} {split} objects, {len(unknown)} are missing "
+                f"{cache.folder}: expected rendered views of {len(files)} {split} objects, {len(unknown)} are missing "
                 f"({', '.join(unknown[:3])}, ...); call prepare_data() first."
             )
         if split == self.test_split:
             self._unrendered = {uid: f"{entry.stage}: {entry.error}" for uid, entry in failures.items()}
         reasons = [f"{uid}: {entry.stage}, {entry.error}" for uid, entry in failures.items()]
-        say_left_out(split, len(assets), reasons, "rendered", cache.folder / "failures.jsonl")
+        say_left_out(split, len(files), reasons, "rendered", cache.folder / "failures.jsonl")
         return complete
 
     @property
@@ -391,18 +419,6 @@ class ObjaverseDataModule(LightningDataModule):
         """Of the objects that `test` or `predict` was asked for, those that cannot be rendered or read, and why."""
         known = self._unrendered if self._quarantine is None else self._quarantine.read()
         return {uid: known[uid] for uid in self._asked_for if uid in known}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The unreadable objects that training leaves out; nothing where none can be."""
-        return {} if self._quarantine is None else {"left_out": self._left_out}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the objects of an interrupted training: what failed in it is replaced as it was there."""
-        assert self.trainer is not None
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.retry_failed:
-            self._left_out = state_dict["left_out"]
-            uids = [uid for uid in self.objects()["train"] if uid not in self._left_out]
-            self._datasets["train"] = self._dataset("train", uids)
 
     def train_dataloader(self) -> ResumableLoader:
         """Training batches; each epoch shows every object `samples_per_object` times."""

@@ -12,12 +12,11 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -27,7 +26,8 @@ from ouroboros3d.datamodules.render_jobs import RENDERER_VERSION, MapName, Rende
 from ouroboros3d.datamodules.render_process import RenderProcess
 from ouroboros3d.datamodules.splits import SPLITS, Split, read_splits, split_of, write_splits
 from ouroboros3d.datamodules.true_geometry import surface_name
-from ouroboros3d.files import replace_text, sha256_of
+from ouroboros3d.datamodules.untrusted import MAX_ASSET_BYTES
+from ouroboros3d.files import append_line, replace_text, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,25 @@ log = logging.getLogger(__name__)
 _ABANDONED_AFTER_S = 3600
 _SAY_EVERY_S = 60  # where there is no terminal to draw a bar on
 _CONFIG = "render_config.json"
+_BEGIN = '{"uid": '
 
 
-@dataclass(frozen=True)
-class Entry:
+class Located(Protocol):
+    """What is asked of an object to tell whether it is rendered: an `Asset`, or less, which is quicker to make."""
+
+    @property
+    def uid(self) -> str:
+        """The object."""
+
+    @property
+    def path(self) -> Path | str:
+        """Its mesh file."""
+
+
+_File = TypeVar("_File", bound=Located)
+
+
+class Entry(NamedTuple):
     """A line of `index.jsonl` (an object whose orbits are complete) or `failures.jsonl`.
 
     Args:
@@ -59,14 +74,66 @@ class Entry:
     error: str = ""
     surface_points: int = 0
 
+    def to_json(self) -> str:
+        """The line."""
+        return json.dumps(self._asdict())
 
-def render_config(rig: OrbitRig, maps: Sequence[MapName] = ()) -> dict[str, Any]:
+
+class EntryList(Mapping[str, Entry]):
+    """The last entry of every object in a list, by uid.
+
+    Of a line only the name is read until its entry is asked for: a large folder opens in a third of the time. A line
+    that is broken, the last one of a writer that was killed, is no entry.
+
+    Args:
+        content: of the file.
+    """
+
+    def __init__(self, content: str) -> None:
+        self._lines: dict[str, str] = {}
+        decoder = json.JSONDecoder()
+        for line in content.splitlines():
+            try:
+                uid, _ = decoder.raw_decode(line, len(_BEGIN))
+            except ValueError:
+                continue
+            if isinstance(uid, str):
+                self._lines[uid] = line
+
+    def __getitem__(self, uid: str) -> Entry:
+        """The entry of an object.
+
+        Raises:
+            KeyError: there is none.
+        """
+        try:
+            return Entry(**json.loads(self._lines[uid]))
+        except (ValueError, TypeError) as error:
+            raise KeyError(uid) from error
+
+    def __iter__(self) -> Iterator[str]:
+        """Every object that has an entry."""
+        return (uid for uid in self._lines if uid in self)
+
+    def __len__(self) -> int:
+        """How many have one."""
+        return sum(1 for _ in self)
+
+    def is_of(self, uid: str, stat: os.stat_result) -> bool:
+        """Whether an object's entry names a mesh file of this size and time; quicker than making the entry."""
+        line = self._lines.get(uid, "")
+        # In a name or a reason these quotes would have a backslash before them.
+        return f', "size": {stat.st_size}, "mtime_ns": {stat.st_mtime_ns}, "' in line and line[-1] == "}"
+
+
+def render_config(rig: OrbitRig, maps: Sequence[MapName] = (), up: str | None = None) -> dict[str, Any]:
     """What shapes the files of a folder, and its hash."""
     config: dict[str, Any] = {
         "renderer": "ouroboros3d.renderers.meshes",
         "version": RENDERER_VERSION,
         "rig": rig.as_dict(),
         **({"maps": list(maps)} if maps else {}),
+        **({"up": up} if up else {}),
     }
     return {**config, "sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()}
 
@@ -79,20 +146,29 @@ class RenderFolder:
         rig: the cameras and the pixels' settings.
         maps: further images of every view.
         argument: what the folder was given as, for messages.
+        up: the axis that all meshes are said to point up along; None for what their files say.
 
     Raises:
         ValueError: the folder cannot be written, or holds something else or views under another rig.
     """
 
-    def __init__(self, folder: Path, rig: OrbitRig, maps: Sequence[MapName] = (), argument: str = "out") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rig: OrbitRig,
+        maps: Sequence[MapName] = (),
+        argument: str = "out",
+        up: str | None = None,
+    ) -> None:
         self.folder = folder
         self.rig = rig
         self.maps = tuple(maps)
-        config = render_config(rig, maps)
+        self._lists: dict[str, tuple[object, EntryList]] = {}
+        config = render_config(rig, maps, up)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
             if not (folder / _CONFIG).is_file():  # complete renders may be read-only
+                others = [name for name in os.listdir(folder) if not name.startswith(".")]
                 if others:
                     raise ValueError(
                         f"{argument}: expected a new or empty folder, or one that was rendered into before, got "
@@ -114,36 +190,52 @@ class RenderFolder:
         """The folders of an object's orbits, whether rendered yet or not."""
         return [self.folder / orbit_name(uid, orbit) for orbit in range(self.rig.orbits)]
 
-    def complete(self, assets: Sequence[Asset], surface_points: int = 0) -> list[Asset]:
+    def complete(self, files: Sequence[_File], surface_points: int = 0) -> list[_File]:
         """Those of the objects whose orbits are all here, rendered from the file as it is now.
 
+        A folder gets its name when it is complete, so one listing of all names says what is here. What is removed from
+        inside a folder later is found by `holds`, which `render` asks too, or by who reads the object.
+
         Args:
-            assets: objects.
+            files: objects.
             surface_points: points of the true surface that must be there too; 0 = no true geometry.
         """
-        index = self.read_list("index.jsonl")
-        return [
-            asset
-            for asset in assets
-            if asset.uid in index and _same_file(asset.path, index[asset.uid]) and self.holds(asset.uid, surface_points)
-        ]
+        index, names = self.read_list("index.jsonl"), self.orbit_names()
+        for orbit in range(self.rig.orbits):
+            ending = orbit_name("", orbit)
+            files = [file for file in files if file.uid + ending in names]
+        files = [file for file in files if _is_listed(index, file)]
+        return [file for file in files if self.holds(file.uid, surface_points)] if surface_points else files
 
-    def failures(self, assets: Sequence[Asset], surface_points: int = 0) -> dict[str, Entry]:
+    def failures(self, files: Sequence[Located], surface_points: int = 0) -> dict[str, Entry]:
         """Why objects are left out, by uid; an object whose file has changed since gets another chance.
 
         Args:
-            assets: objects.
+            files: objects.
             surface_points: of the true geometry that is needed; an object with views that failed at anything else has
                 not failed at this.
         """
-        failed, rendered = self.read_list("failures.jsonl"), {asset.uid for asset in self.complete(assets)}
+        listed = self.read_list("failures.jsonl")
+        failed = {file.uid: (file, listed.get(file.uid)) for file in files if _is_listed(listed, file)}
+        rendered = {file.uid for file in self.complete([file for file, _ in failed.values()])} if failed else set()
         return {
-            asset.uid: entry
-            for asset in assets
-            if (entry := failed.get(asset.uid)) is not None
-            and _same_file(asset.path, entry)
-            and (asset.uid not in rendered or entry.surface_points == surface_points > 0)
+            uid: entry
+            for uid, (_, entry) in failed.items()
+            if entry is not None and (uid not in rendered or entry.surface_points == surface_points > 0)
         }
+
+    def missing(self, files: Sequence[_File], *, retry_failed: bool = False, surface_points: int = 0) -> list[_File]:
+        """Those of the objects that `render` would render.
+
+        Args:
+            files: objects.
+            retry_failed: also those that failed before.
+            surface_points: points of the true surface that each object needs beside its views; 0 = no true geometry.
+        """
+        ready = {file.uid for file in self.complete(files) if self.holds(file.uid, surface_points)}
+        if not retry_failed:
+            ready |= set(self.failures([file for file in files if file.uid not in ready], surface_points))
+        return [file for file in files if file.uid not in ready]
 
     def render(
         self,
@@ -170,10 +262,7 @@ class RenderFolder:
             OSError: the views cannot be written (the disk is full).
         """
         self._sweep()
-        ready = {asset.uid for asset in self.complete(assets, surface_points)}
-        if not retry_failed:
-            ready |= set(self.failures(assets, surface_points))
-        missing = [asset for asset in assets if asset.uid not in ready]
+        missing = self.missing(assets, retry_failed=retry_failed, surface_points=surface_points)
         if not missing:
             self.write_lists()  # in case that the one who rendered the last object was killed before it did
             return
@@ -225,46 +314,40 @@ class RenderFolder:
         return result.stage
 
     def holds(self, uid: str, surface_points: int = 0) -> bool:
-        """Whether all orbits of an object are here, and its true geometry if asked for."""
-        folders = self.orbit_folders(uid)
-        return all((folder / "meta.json").is_file() for folder in folders) and (
-            not surface_points or (folders[0] / surface_name(surface_points)).is_file()
-        )
+        """Whether all orbits of an object are here, their metadata too, and its true geometry if asked for."""
+        folder = f"{self.folder}/"
+        return all(
+            [os.path.isfile(f"{folder}{orbit_name(uid, orbit)}/meta.json") for orbit in range(self.rig.orbits)]
+        ) and (not surface_points or os.path.isfile(f"{folder}{orbit_name(uid, 0)}/{surface_name(surface_points)}"))
 
-    def read_list(self, name: str) -> dict[str, Entry]:
-        """The last entry of every object in `index.jsonl` or `failures.jsonl`."""
+    def orbit_names(self) -> set[str]:
+        """Names of all orbits that are here, among others."""
+        return set(os.listdir(self.folder))
+
+    def read_list(self, name: str) -> "EntryList":
+        """`index.jsonl` or `failures.jsonl`; read again when the file has changed."""
         try:
-            lines = (self.folder / name).read_text().splitlines()
+            with (self.folder / name).open("rb") as file:
+                stat = os.fstat(file.fileno())
+                state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                if name not in self._lists or self._lists[name][0] != state:
+                    self._lists[name] = (state, EntryList(file.read().decode(errors="replace")))
         except FileNotFoundError:
-            return {}
-        entries = {}
-        for line in lines:
-            try:
-                entry = Entry(**json.loads(line))
-            except (ValueError, TypeError):
-                continue  # the last line of a writer that was killed: its object counts as not rendered
-            entries[entry.uid] = entry
-        return entries
+            return EntryList("")
+        return self._lists[name][1]
 
     def write_lists(self) -> None:
         """The orbits of each split (default fractions), for readers that know the folder but not the tree."""
         names: dict[Split, list[str]] = {split: [] for split in SPLITS}
         for uid in self.read_list("index.jsonl"):
-            names[split_of(uid)] += [folder.name for folder in self.orbit_folders(uid)]
+            names[split_of(uid)] += [orbit_name(uid, orbit) for orbit in range(self.rig.orbits)]
         names = {split: sorted(members) for split, members in names.items()}
         written = all((self.folder / f"{split}.txt").is_file() for split in SPLITS) and read_splits(self.folder)
         if written != names:  # complete renders may be read-only
             write_splits(self.folder, names)
 
     def _append(self, name: str, entry: Entry) -> None:
-        line = (json.dumps(asdict(entry)) + "\n").encode()
-        # One write of one short line in append mode does not mix with another process's.
-        with (self.folder / name).open("ab+", buffering=0) as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a killed writer left its line open: close it, so that this one counts
-                    line = b"\n" + line
-            file.write(line)
+        append_line(self.folder / name, entry.to_json())
 
     def _sweep(self) -> None:
         for folder in self.folder.glob(".*.part"):
@@ -348,7 +431,9 @@ def _differences(known: Any, config: dict[str, Any]) -> str:  # noqa: ANN401
     """Where a folder's description and the one asked for differ, as `views 16 instead of 24`."""
     if not isinstance(known, dict) or not isinstance(known.get("rig"), dict):
         return f"an unreadable {_CONFIG}"
-    left, right = ({"maps": [], **one, **one["rig"], "rig": "", "sha256": ""} for one in (known, config))
+    left, right = (
+        {"maps": [], "up": "as the files say", **one, **one["rig"], "rig": "", "sha256": ""} for one in (known, config)
+    )
     names = [name for name in right if left.get(name) != right[name]]
     return ", ".join(f"{name} {_shown(left.get(name))} instead of {_shown(right[name])}" for name in names)
 
@@ -365,19 +450,26 @@ def _rendered_from(folder: Path) -> str:
         return ""
 
 
-def _same_file(path: Path, entry: Entry) -> bool:
+def _is_listed(entries: EntryList, file: Located) -> bool:
+    """Whether an object has an entry of its mesh file as it is now."""
     try:
-        stat = path.stat()
-        if (stat.st_size, stat.st_mtime_ns) == (entry.size, entry.mtime_ns):
+        stat = os.stat(file.path)
+        if entries.is_of(file.uid, stat):
             return True
-        return stat.st_size == entry.size and _sha256(path) == entry.sha256
+        entry = entries.get(file.uid)
+        if entry is None or (entry.sha256 and stat.st_size != entry.size):
+            return False
+        return _sha256(Path(file.path)) == entry.sha256
     except OSError:
-        return not entry.sha256  # it could not be read then either
+        entry = entries.get(file.uid)
+        return entry is not None and not entry.sha256  # it could not be read then either
 
 
 def _sha256(path: Path) -> str:
     if path.exists() and not path.is_file():
         raise OSError("not a regular file")  # reading a pipe or a device would never end
+    if (size := path.stat().st_size) > MAX_ASSET_BYTES:  # no worker reads it, and hashing it may take days
+        raise OSError(f"{size} bytes, of which at most {MAX_ASSET_BYTES} are read")
     return sha256_of(path)
 
 

@@ -23,13 +23,14 @@ class ShardFolder(RenderFolder):
         folder: holds the shards, and while rendering a folder for each orbit.
         rig: the cameras and the pixels' settings.
         maps: further images of every view.
+        up: as `RenderFolder`.
 
     Raises:
         ValueError: as `RenderFolder`, or another process fills the folder.
     """
 
-    def __init__(self, folder: Path, rig: OrbitRig, maps: Sequence[MapName] = ()) -> None:
-        super().__init__(folder, rig, maps)
+    def __init__(self, folder: Path, rig: OrbitRig, maps: Sequence[MapName] = (), up: str | None = None) -> None:
+        super().__init__(folder, rig, maps, up=up)
         try:
             self._lock = lock(folder / ".lock")  # until this object or the process ends
         except BlockingIOError:
@@ -41,6 +42,11 @@ class ShardFolder(RenderFolder):
         if uid not in self.index:
             return super().holds(uid, surface_points)
         return not surface_points or f"{orbit_name(uid, 0)}.{surface_name(surface_points)}" in self.index.members(uid)
+
+    def orbit_names(self) -> set[str]:
+        """Names of all orbits that are here, in shards or as folders, among others."""
+        packed = {orbit_name(uid, orbit) for uid in self.index.uids for orbit in range(self.rig.orbits)}
+        return packed | super().orbit_names()
 
     def pack(self, limit: int) -> int:
         """Move the rendered objects into new shards, sorted by uid; what a kill left half-way is finished first.

@@ -161,6 +161,9 @@ def test_broken_shards_are_named(shards: Path, tmp_path: Path) -> None:
         reader.read("e")
     with pytest.raises(SampleError, match="nobody: expected an object of the shards"):
         reader.read("nobody")
+    (out / "shard-000000.jsonl").write_text('{"uid": "hollow", "members": {}}\n')
+    with pytest.raises(SampleError, match="hollow: expected the orbits of an object in"):
+        ShardReader(out).has_true_geometry("hollow", 50)
     (out / "shard-000000.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match=r"expected the index of a shard in .*shard-000000\.jsonl"):
         ShardIndex(out)
