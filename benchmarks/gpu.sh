@@ -4,9 +4,10 @@
 #     bash benchmarks/gpu.sh              on a machine with a CUDA device
 #     bash benchmarks/gpu.sh --rehearse   on one without: every part at its smallest, on the CPU
 #
-# Parts: the CUDA tests, the renderer against its rivals, what the method costs, peak memory and seconds of each lever, and a
-# short lab-scale ablation. Results go to $OUT (default: benchmarks/results/gpu), a file a part and summary.md with
-# commit, machine, seconds and exit codes. A part that fails or runs out of time does not stop the others.
+# Parts: the CUDA tests, meshes to posed renders on the GPU and on the CPU, the renderer against its rivals, what the method
+# costs, peak memory and seconds of each lever, and a short lab-scale ablation. Results go to $OUT (default:
+# benchmarks/results/gpu), a file a part and summary.md with commit, machine, seconds and exit codes. A part that fails or
+# runs out of time does not stop the others.
 #
 # Without network: pack what the machine lacks into .gpu/ beforehand, and the views with benchmarks/gpu_views.py (into
 # .gpu/views.tar); both are used when they are there. Without views the ablation trains on the bundled objects.
@@ -57,7 +58,7 @@ failed=0
 part() { # part NAME SECONDS COMMAND...: its output in NAME.log; 124 = it ran out of time
     local name=$1 limit=$2 started=$SECONDS code
     shift 2
-    case " ${PARTS:-tests renderer step_cost levers lab} " in *" $name "*) ;; *) return ;; esac
+    case " ${PARTS:-tests render render_cpu renderer step_cost levers lab} " in *" $name "*) ;; *) return ;; esac
     echo "== $name (at most $limit s)"
     timeout --kill-after=10 "$limit" "$@" > "$out/$name.log" 2>&1
     code=$?
@@ -73,9 +74,12 @@ if [ -f "$views" ]; then
     tar -xf "$views" -C "$scratch/views" && data=(--data.root "$scratch/views")
 fi
 
-tests=(tests/test_cuda.py tests/renderers/test_gaussians.py tests/renderers/test_surfaces.py)
+tests=(tests/test_cuda.py tests/renderers/test_gaussians.py tests/renderers/test_surfaces.py
+    tests/rendering/test_rendering_on_gpu.py)
+render=("$python" -m ouroboros3d render ouroboros3d/datamodules/bundled)
 if [ -n "$rehearse" ]; then
     part tests 300 "$python" -m pytest -q -m gpu "${tests[@]}"
+    part render 200 "${render[@]}" --out "$scratch/renders" --max_objects 2 --size 64 --views 4 --workers 1
     part renderer 120 "$python" benchmarks/renderer.py --scenes 1 --rounds 1 --names ours dense --markdown "$out/renderer.md"
     part step_cost 400 "$python" benchmarks/step_cost.py --repeats 1 --json "$out/step_cost.json"
     part levers 400 "$python" benchmarks/levers.py --names "trainable: lora" --out "$out/levers.md"
@@ -83,6 +87,8 @@ if [ -n "$rehearse" ]; then
         --config tests/tiny.yaml "${data[@]}"
 else
     part tests 420 "$python" -m pytest -q -m gpu "${tests[@]}"
+    part render 240 "${render[@]}" --out "$scratch/renders" --device cuda --gpus_per_worker 0.25
+    part render_cpu 240 "${render[@]}" --out "$scratch/renders_cpu"
     part renderer 300 "$python" benchmarks/renderer.py --device cuda --json "$out/renderer.json" --markdown "$out/renderer.md"
     part step_cost 300 "$python" benchmarks/step_cost.py --json "$out/step_cost.json"
     part levers 420 "$python" benchmarks/levers.py --out "$out/levers.md"

@@ -183,20 +183,22 @@ def _named_folder(config: Path) -> Path | None:
 
 
 def take_images(arguments: list[str]) -> list[str]:
-    """Turn `--image FILE` and `--elevation_deg D` into a `PhotoDataModule` that keeps the run's own camera settings."""
+    """Turn `--image FILE` and the options of photos into a `PhotoDataModule` that keeps the run's camera settings."""
     images = _values(arguments, "--image")
     if not images:
         raise ValueError("predict: expected --image FILE, got none; it may be given several times.")
     missing = [image for image in images if not Path(image).is_file()]
     if missing:
         raise FileNotFoundError(f"image: no file {missing[0]}.")
-    elevation = option_value(arguments, "--elevation_deg") or "10"
-    kept = without_option(without_option(arguments, "--image"), "--elevation_deg")
+    given = {name: option_value(arguments, f"--{name}") for name in ("elevation_deg", "removal")}
+    kept = without_option(arguments, "--image")
+    for name in given:
+        kept = without_option(kept, f"--{name}")
     return [
         *kept,
         "--data=ouroboros3d.datamodules.photos.PhotoDataModule",
         f"--data.init_args.images={json.dumps(images)}",
-        f"--data.init_args.elevation_deg={elevation}",
+        *(f"--data.init_args.{name}={value}" for name, value in given.items() if value is not None),
     ]
 
 

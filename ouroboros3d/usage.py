@@ -69,6 +69,8 @@ run's best checkpoint. The object is taken from the alpha channel, or cut from a
 
   --image FILE              the image; may be given several times
   --elevation_deg DEGREES   how far above the object the photo was taken (default: 10)
+  --removal NAME            how the background is found where there is no alpha channel: border (default), of one colour
+                            up to the image's border, or rembg, by a network (pip install 'ouroboros3d[rembg]')
 {_OPTIONS}""",
     "export": f"""usage: python -m ouroboros3d export [--ckpt FILE] [--out DIR] [--dtype NAME] [OPTIONS]
 
@@ -100,12 +102,13 @@ options:
     "check-data": """usage: python -m ouroboros3d check-data ROOT [OPTIONS]
 
 Find out whether a tree of posed renders is fit to train on: missing, empty, cut off or duplicate views, backgrounds
-that are baked in, and cameras that do not belong to the images. Where silhouettes and cameras do not fit together, the
-mistake that explains it is named: other axes, the inverse, mirrored or negated angles, another field of view, exchanged
-views. Of a tree of meshes: counts, categories, licences, and files that cannot be rendered.
+that are baked in, and cameras, depth and normal maps that do not belong to the images. Where silhouettes and cameras do
+not fit together, the mistake that explains it is named: other axes, the inverse, mirrored or negated angles, another
+field of view, exchanged views. Of a tree of meshes: counts, categories, licences, and files that cannot be rendered.
 
 Writes report.html (pictures of the worst objects with axes, unit box and visual hull drawn on them) and skip_uids.txt
-(objects that cannot be used, for --data.skip_uids). Ends with code 0 if there is no error in the data, 1 if there is.
+(objects that cannot be used, for --data.skip_uids). Ends with code 0 if there is no error in the data, 1 if there is,
+130 if it was interrupted. `fit` refuses a tree of renders that failed, unless --data.ignore_check true.
 
   --objects N               test the cameras of so many objects, evenly chosen (default: 32); images are read of all
   --all                     test the cameras of all objects
@@ -113,7 +116,8 @@ Writes report.html (pictures of the worst objects with axes, unit box and visual
   --reader NAME             the format of ROOT, where it is not clear
   --views_per_object N      how many views each object has at least, where that is fewer than the format promises
   --assume_rig              take renders without cameras for those of objaverse-rendering's defaults
-  --workers N               processes that try meshes (default: 2)""",
+  --workers N               processes that read views or try meshes (default: the cores)
+  --cache_dir DIR           where the verdict is kept for fit (default: as fit's)""",
     "render": """usage: python -m ouroboros3d render ROOT --out DIR [OPTIONS]
 
 Render a tree of meshes from posed cameras, without Blender, into the official layout: DIR/UID-00/ with meta.json and
@@ -123,6 +127,7 @@ reason in DIR/failures.jsonl and left out of later runs. Ends with code 1 if no 
 
 which objects:
   --reader NAME             the format of ROOT, where it is not clear
+  --up y|z                  the files' upward axis (default: z for Google Scanned Objects, else y)
   --categories NAME [...]   of these LVIS categories
   --uids UID [...] | FILE   these; a file has one a line, or is a JSON array
   --max_objects N           the first N of them
@@ -146,8 +151,10 @@ work:
   --ray-address ADDRESS     render on a Ray cluster: auto, HOST:PORT, or local for one on this machine; all its machines
                             see ROOT and DIR under these paths (pip install 'ouroboros3d[ray]')
   --cpus_per_worker N       CPUs that a worker on the cluster reserves (default: 1)
+  --device cpu|cuda         what renders (default: cpu); pixels of one differ from the other's by rounding
+  --gpus_per_worker X       share of a GPU that a worker takes (default: 1; 0.25 lets four share one)
   --timeout_s S             limit per object (default: 120)
-  --memory_mib N            limit per object (default: 6144)
+  --memory_mib N            limit per object, of a GPU's memory too (default: 6144)
   --retry_failed            try objects again that failed before""",
     "compare": """usage: python -m ouroboros3d compare [RUN ...] [OPTIONS]
 

@@ -358,6 +358,8 @@ def test_a_wrong_image_gets_one_line(copied: Callable[[str], Path], capsys: pyte
     assert "no file nowhere.png" in refusal(capsys, "predict", "--image", "nowhere.png")
     assert "text.png" in refusal(capsys, "predict", "--image", "text.png")
     assert "blank.png" in refusal(capsys, "predict", "--image", "blank.png")
+    assert "removal: expected" in refusal(capsys, "predict", "--image", "blank.png", "--removal", "rembg")
+    assert "removal" in refusal(capsys, "predict", "--image", "blank.png", "--removal", "magic")
 
 
 def test_lpips_that_was_asked_for_is_never_dropped(

@@ -46,7 +46,7 @@ SVD = [
     "--model.init_args.unet.init_args.out_channels=4",
 ]
 # What is trained, with both codecs, and with which further arguments it is then used: every variant.
-RUNS = {"recursive": [], "staged": SVD}
+RUNS = {"recursive": [], "staged": [*SVD, "--data.init_args.input_radius=1.5"]}
 USES = {
     "recursive": ("recursive", []),
     "staged": ("staged", []),

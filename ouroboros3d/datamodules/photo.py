@@ -2,10 +2,9 @@
 
 import hashlib
 import importlib
-import importlib.util
-from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,10 +15,21 @@ from torch import Tensor
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.datasets import Background, solid_colour
+from ouroboros3d.datamodules.untrusted import (
+    IMAGE_FORMATS,
+    MAX_ASSET_BYTES,
+    MAX_TEXTURE_SIDE,
+    UntrustedError,
+    open_image,
+    read_regular,
+    refusing,
+)
 
 Removal = Literal["border", "rembg"]
 Photo = Path | Image.Image
 
+# What cameras, phones and editors write; Pillow reads more, with external programs among its ways.
+_FORMATS = (*IMAGE_FORMATS, "GIF", "BMP", "TIFF", "AVIF")
 # Share of the frame that the longer side of an object's silhouette takes: the median over renders of the bundled
 # objects under the default rig (0.82; 90 % of the views lie between 0.66 and 0.91).
 FILL = 0.82
@@ -39,19 +49,19 @@ def load_photo(
     """Read a photo, cut the object out, and frame it as the training renders are.
 
     Args:
-        photo: any file that Pillow reads, or its image, in any mode; the first frame of an animation, turned upright by
-            its EXIF tag.
+        photo: a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF file, or Pillow's image, in any mode but floats; the first
+            frame of an animation, turned upright by its EXIF tag, the higher 8 of 16 bits a channel.
         image_size: height and width of the result in pixels.
         background: what the object is composited on; `random` is white here.
         removal: how the object is found where the file has no transparency: `border` takes everything that is
-            connected to the image border and of its colour as background, `rembg` asks that package's network.
+            connected to the image border and of its colour as background, `rembg` asks that package's network U2-Net.
 
     Returns:
         the image [3, H, W] in [0, 1] on `background`, and alpha [1, H, W].
 
     Raises:
-        ValueError: the file cannot be read, nothing is in the foreground, the background is not uniform, or `rembg` is
-            asked for and not installed.
+        ValueError: the file cannot be read or is too large, nothing is in the foreground, the background is not
+            uniform, or `rembg` is asked for and not installed or without its network; one line.
     """
     path = _path(photo)
     image = _cut_out(_read(photo), path, removal)
@@ -123,23 +133,24 @@ def _name(photo: Photo) -> str:
 def _read(photo: Photo) -> Image.Image:
     """The photo as RGB or RGBA of 8 bits, upright, at most `_WORK_SIZE` pixels long."""
     path = _path(photo)
-    try:
-        with Image.open(photo) if isinstance(photo, Path) else nullcontext(photo) as opened:
-            opened.seek(0)
-            image = ImageOps.exif_transpose(opened)
-            image.load()
-            if image.mode == "F":
-                raise ValueError(f"{path}: expected 8 or 16 bits a channel, got floats; save it as PNG.")
-            if image.mode.startswith("I"):  # Pillow clips 16-bit grey when it converts
-                levels = np.asarray(image, dtype=np.float64) / 65535
-                image = Image.fromarray((levels.clip(0, 1) * 255).round().astype(np.uint8))
-            transparent = image.has_transparency_data
-            image = image.convert("RGBA" if transparent else "RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: expected an image file (PNG, JPEG, WebP, ...), got another format.") from error
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: expected a readable image, got {error}.") from error
-    image.thumbnail((_WORK_SIZE, _WORK_SIZE), Image.Resampling.BICUBIC)
+    with refusing(UntrustedError, f"{path}: expected a readable image"):
+        try:
+            if isinstance(photo, Path):
+                photo = open_image(read_regular(photo, MAX_ASSET_BYTES), MAX_TEXTURE_SIDE, _FORMATS)
+        except UnidentifiedImageError as error:
+            raise UntrustedError(
+                f"{path}: expected an image file ({', '.join(_FORMATS)}), got another format; save it as PNG."
+            ) from error
+        photo.seek(0)
+        image = ImageOps.exif_transpose(photo)
+        image.load()
+        if image.mode == "F":
+            raise UntrustedError(f"{path}: expected 8 or 16 bits a channel, got floats; save it as PNG.")
+        if image.mode.startswith("I"):  # Pillow clips 16-bit grey when it converts
+            levels = np.asarray(image, dtype=np.float32) / 65535
+            image = Image.fromarray((levels.clip(0, 1) * 255).round().astype(np.uint8))
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image.thumbnail((_WORK_SIZE, _WORK_SIZE), Image.Resampling.BICUBIC)
     return image
 
 
@@ -149,12 +160,30 @@ def _cut_out(image: Image.Image, path: Path, removal: Removal) -> Image.Image:
         return image
     image = image.convert("RGB")
     if removal == "rembg":
-        if importlib.util.find_spec("rembg") is None:
-            raise ValueError("removal: 'rembg' is not installed; run `pip install rembg`, or use removal='border'.")
-        removed: Image.Image = importlib.import_module("rembg").remove(image)
-        return removed.convert("RGBA")
-    image.putalpha(Image.fromarray(_border_mask(np.asarray(image), path)))
+        rembg, network = _rembg()
+        image.putalpha(rembg.remove(image, session=network, only_mask=True))
+    else:
+        image.putalpha(Image.fromarray(_border_mask(np.asarray(image), path)))
     return image
+
+
+@cache
+def _rembg() -> tuple[Any, Any]:
+    """The package and its network; which one is its default differs between releases.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    try:
+        package = importlib.import_module("rembg")
+    except (ImportError, SystemExit) as error:  # it wants to end the process where onnxruntime is missing
+        raise ValueError(
+            "removal: expected the package rembg with onnxruntime, got none; pip install 'ouroboros3d[rembg]', or use "
+            "removal='border'."
+        ) from error
+    expected = "removal: expected rembg's u2net.onnx in its folder ($U2NET_HOME), or a connection to download it"
+    with refusing(UntrustedError, expected):
+        return package, package.new_session("u2net")
 
 
 def _border_mask(rgb: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:

@@ -23,6 +23,8 @@ class PhotoDataModule(LightningDataModule):
         elevation_deg: how far above the object the photos were taken, an assumption.
         radius: distance of the cameras, as in training.
         fov_deg: the whole field of view in degrees, as in training.
+        input_radius: that training scaled every object's distance from its input view to, in place of `radius`; null
+            for none.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class PhotoDataModule(LightningDataModule):
         elevation_deg: float = 10.0,
         radius: float = 1.7417,
         fov_deg: float = 39.598,
+        input_radius: float | None = None,
     ) -> None:
         super().__init__()
         names = [path.stem for path in images]
@@ -46,7 +49,7 @@ class PhotoDataModule(LightningDataModule):
         self.background: Background = background
         self.removal: Removal = removal
         self.elevation_deg = elevation_deg
-        self.radius = radius
+        self.radius = radius if input_radius is None else input_radius
         self.fov_deg = fov_deg
 
     def setup(self, stage: str) -> None:

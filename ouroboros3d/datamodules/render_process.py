@@ -19,11 +19,13 @@ class RenderProcess:
     """One `render_worker` process, started when first needed and again after a crash.
 
     Args:
-        memory_mib: MiB that the process may allocate.
+        memory_mib: MiB that the process may allocate, and on a GPU as many there.
+        device: that it renders on: `cpu`, `cuda` or `cuda:N`.
     """
 
-    def __init__(self, memory_mib: int = DEFAULT_MEMORY_MIB) -> None:
+    def __init__(self, memory_mib: int = DEFAULT_MEMORY_MIB, device: str = "cpu") -> None:
         self._memory_mib = memory_mib
+        self._device = device
         self._process: subprocess.Popen[str] | None = None
         self._errors: IO[bytes] | None = None
         self.closed = False
@@ -61,11 +63,13 @@ class RenderProcess:
     def _start(self) -> None:
         package_parent = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package_parent, os.environ.get("PYTHONPATH", ""))))
-        # One thread per worker and no GPU: the same pixels wherever they are rendered.
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        # One thread per worker: the same pixels wherever they are rendered.
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        if self._device == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ouroboros3d.datamodules.render_worker", str(self._memory_mib)],
+            [sys.executable, "-m", "ouroboros3d.datamodules.render_worker", str(self._memory_mib), self._device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -76,8 +80,8 @@ class RenderProcess:
         if not self._exchange(""):
             status, tail = self._reap()
             raise ValueError(
-                f"expected a rendering process that starts with {self._memory_mib} MiB, got exit status {status}: "
-                f"{tail}"
+                f"expected a rendering process that starts on {self._device} with {self._memory_mib} MiB, got exit "
+                f"status {status}: {tail}"
             )
 
     def _exchange(self, text: str) -> str:

@@ -89,7 +89,8 @@ def to_pipeline(loaded: Loaded, dtype: torch.dtype) -> OuroborosPipeline:
         variant=type(variant).__name__,
         settings={key: value for key, value in settings if key not in _OF_TRAINING | set(COMPONENTS)},
         renderer=model["init_args"]["renderer"].get("init_args", {}),
-        photo={key: data[key] for key in _OF_PHOTOS},
+        photo={key: data[key] for key in _OF_PHOTOS}
+        | ({} if data["input_radius"] is None else {"radius": data["input_radius"]}),
         autocast="bfloat16" if precision.startswith("bf16") else "float16" if precision.startswith("16") else None,
     )
 

@@ -6,9 +6,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import get_args
+
+import torch
 
 from ouroboros3d.arguments import OneLineParser
 from ouroboros3d.datamodules.orbits import OrbitRig
@@ -19,7 +23,7 @@ from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.render_folder import RenderFolder
 from ouroboros3d.datamodules.render_jobs import MapName, Worker
 from ouroboros3d.datamodules.render_process import DEFAULT_MEMORY_MIB, RenderProcess
-from ouroboros3d.rendering.ray_workers import RayWorker, connect, disconnect
+from ouroboros3d.rendering.ray_workers import RayWorker, connect, disconnect, workers_per_gpu
 from ouroboros3d.rendering.shards import ShardFolder
 
 _MESH_READERS = [name for name, reader in READERS.items() if issubclass(reader, MeshReader)]
@@ -52,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     assets = _assets(options)
     maps = [name for name in get_args(MapName) if name in (options.maps or ())]
-    renders = (ShardFolder if options.shards else RenderFolder)(options.out, rig, maps)
+    renders = (ShardFolder if options.shards else RenderFolder)(options.out, rig, maps, up=options.up)
     started = time.monotonic()
     workers, start = _workers(options)
     try:
@@ -81,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("root", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--reader", choices=_MESH_READERS)
+    parser.add_argument("--up", choices=("y", "z"))
     parser.add_argument("--categories", nargs="+")
     parser.add_argument("--uids", nargs="+")
     parser.add_argument("--max_objects", type=int)
@@ -99,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--ray-address", "--ray_address")
     parser.add_argument("--cpus_per_worker", type=float, default=1.0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--gpus_per_worker", type=float)
     parser.add_argument("--timeout_s", type=float, default=120.0)
     parser.add_argument("--memory_mib", type=int, default=DEFAULT_MEMORY_MIB)
     parser.add_argument("--retry_failed", action="store_true")
@@ -111,10 +118,17 @@ def _workers(options: argparse.Namespace) -> tuple[int, Callable[[], Worker]]:
     Raises:
         ValueError: no such cluster.
     """
-    if options.ray_address is None:
-        return options.workers or len(os.sched_getaffinity(0)), partial(RenderProcess, options.memory_mib)
-    count = connect(options.ray_address, options.workers, options.cpus_per_worker)
-    return count, partial(RayWorker, options.memory_mib, options.cpus_per_worker)
+    memory_mib, device = options.memory_mib, options.device
+    share = (options.gpus_per_worker or 1.0) if device == "cuda" else 0.0
+    if options.ray_address is not None:
+        count = connect(options.ray_address, options.workers, options.cpus_per_worker, share)
+        return count, partial(RayWorker, memory_mib, options.cpus_per_worker, share, device)
+    if device == "cpu":
+        return options.workers or len(os.sched_getaffinity(0)), partial(RenderProcess, memory_mib)
+    found = torch.cuda.device_count()
+    room = found * workers_per_gpu(share)
+    gpus = cycle(f"cuda:{index}" for index in range(found))
+    return min(options.workers or room, room), lambda: RenderProcess(memory_mib, next(gpus))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -136,6 +150,16 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(f"{name}: expected at least {least}, got {value}.")
     if not options.cpus_per_worker > 0:
         raise ValueError(f"cpus_per_worker: expected a positive number of CPUs, got {options.cpus_per_worker:g}.")
+    if options.device == "cuda" and options.ray_address is None and not torch.cuda.is_available():
+        raise ValueError(
+            "device: expected a CUDA device for cuda, got none that torch sees; leave it out to render on the CPU."
+        )
+    if options.gpus_per_worker is not None and options.device != "cuda":
+        raise ValueError(f"gpus_per_worker: expected --device cuda beside it, got {options.device}.")
+    if options.gpus_per_worker is not None and not 0 < options.gpus_per_worker <= 1:
+        raise ValueError(
+            f"gpus_per_worker: expected a share of a GPU, more than 0 and at most 1, got {options.gpus_per_worker:g}."
+        )
     if not options.timeout_s > 0:
         raise ValueError(f"timeout_s: expected a positive number of seconds, got {options.timeout_s:g}.")
     if not options.root.is_dir():
@@ -165,6 +189,8 @@ def _assets(options: argparse.Namespace) -> list[Asset]:
     given = options.uids
     named = Path(given[0]) if given and len(given) == 1 and Path(given[0]).is_file() else given
     assets = tree.select(options.categories, read_uids("uids", named))[: options.max_objects]
+    if options.up:
+        assets = [replace(asset, z_up=options.up == "z") for asset in assets]
     dotted = next((asset.uid for asset in assets if "." in asset.uid), None)
     if options.shards and dotted:
         raise ValueError(

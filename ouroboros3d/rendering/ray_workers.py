@@ -18,19 +18,20 @@ _MAX_LOST = 3
 _REACH_S = 10.0
 
 
-def connect(address: str, workers: int | None, cpus: float) -> int:
+def connect(address: str, workers: int | None, cpus: float, gpus: float = 0.0) -> int:
     """Join a cluster, or start one on this machine.
 
     Args:
         address: `auto`, `HOST:PORT`, `ray://HOST:PORT`, or `local` for a cluster of this machine alone.
         workers: how many actors are wanted; None for as many as have room.
         cpus: CPUs that an actor reserves.
+        gpus: the share of a GPU that an actor reserves.
 
     Returns:
         How many actors there will be.
 
     Raises:
-        ValueError: Ray is not installed, there is no such cluster, or it has no room for an actor.
+        ValueError: Ray is not installed, there is no such cluster, or none of its machines has room for an actor.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -49,14 +50,29 @@ def connect(address: str, workers: int | None, cpus: float) -> int:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # it raises bare ones too, as where this machine is too busy to start a cluster
         raise ValueError(f"ray-address: expected a Ray cluster at {address}, got {error}") from error
-    found = float(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-    room = int(found // cpus)
+    machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]  # type: ignore[no-untyped-call]
+    room = sum(_room(machine, cpus, gpus) for machine in machines)
     if room < 1:
         ray.shutdown()
-        raise ValueError(f"cpus_per_worker: expected at most the {found:g} CPUs of the cluster, got {cpus:g}.")
+        kinds = sorted({f"{one.get('CPU', 0):g} CPUs, {one.get('GPU', 0):g} GPUs" for one in machines})
+        raise ValueError(
+            f"cpus_per_worker, gpus_per_worker: expected a machine of the cluster that has them, got {cpus:g} and "
+            f"{gpus:g} on {' and '.join(kinds)}."
+        )
     return min(workers or room, room)
+
+
+def _room(machine: dict[str, float], cpus: float, gpus: float) -> int:
+    """How many actors a machine with these resources has room for; each has its share on one GPU."""
+    room = int(machine.get("CPU", 0) // cpus)
+    return min(room, int(machine.get("GPU", 0)) * workers_per_gpu(gpus)) if gpus else room
+
+
+def workers_per_gpu(share: float) -> int:
+    """How many workers a GPU has room for, of which each takes a share of it."""
+    return int(1 / share + 1e-9)  # 1 / 0.2 may round to less than 5
 
 
 def _reach(address: str) -> None:
@@ -79,10 +95,10 @@ def disconnect() -> None:
 
 
 class _Actor:
-    """A rendering process on some machine of the cluster."""
+    """A rendering process on some machine of the cluster, which shows it the GPU that Ray reserved."""
 
-    def __init__(self, memory_mib: int) -> None:
-        self._process = RenderProcess(memory_mib)
+    def __init__(self, memory_mib: int, device: str) -> None:
+        self._process = RenderProcess(memory_mib, device)
 
     def version(self) -> int:
         """Of the renderer that is installed there."""
@@ -96,13 +112,15 @@ class RayWorker:
     """An actor, started when first needed and again, perhaps on another machine, when it was lost.
 
     Args:
-        memory_mib: MiB that the rendering process may allocate.
+        memory_mib: MiB that the rendering process may allocate, and on a GPU as many there.
         cpus: CPUs that the actor reserves.
+        gpus: the share of a GPU that the actor reserves.
+        device: `cpu` or `cuda`.
     """
 
-    def __init__(self, memory_mib: int, cpus: float) -> None:
-        self._memory_mib = memory_mib
-        self._cpus = cpus
+    def __init__(self, memory_mib: int, cpus: float, gpus: float = 0.0, device: str = "cpu") -> None:
+        self._settings = (memory_mib, device)
+        self._resources = {"num_cpus": cpus, "num_gpus": gpus}
         self._actor: Any = None
         self.closed = False
 
@@ -117,7 +135,7 @@ class RayWorker:
         for _ in range(_MAX_LOST):
             try:
                 if self._actor is None:
-                    self._actor = ray.remote(_Actor).options(num_cpus=self._cpus).remote(self._memory_mib)
+                    self._actor = ray.remote(_Actor).options(**self._resources).remote(*self._settings)
                     there = ray.get(self._actor.version.remote())
                     if there != RENDERER_VERSION:
                         raise ValueError(
@@ -126,7 +144,12 @@ class RayWorker:
                         )
                 result: RenderResult = ray.get(self._actor.run.remote(job))
                 return result
-            except ray.exceptions.RayActorError:
+            except ray.exceptions.RayActorError as error:
+                if error.actor_init_failed:
+                    reason = str(error).strip().splitlines()[-1]
+                    raise ValueError(
+                        f"ray-address: expected ouroboros3d on every machine of the cluster, got {reason}"
+                    ) from error
                 self._actor = None
                 if self.closed:
                     break

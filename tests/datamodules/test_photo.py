@@ -1,5 +1,9 @@
-import importlib.util
 import math
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,7 @@ import torch
 from PIL import Image
 
 from ouroboros3d.cameras import Cameras
+from ouroboros3d.datamodules import photo as photo_module
 from ouroboros3d.datamodules.photo import FILL, load_photo, photo_batch
 
 SIZE = 64
@@ -50,6 +55,8 @@ def test_uniform_background(tmp_path: Path, background: tuple[int, int, int]) ->
         ("a.webp", "RGB", 0.08),
         ("a.bmp", "RGB", 0.02),
         ("a.tif", "CMYK", 0.02),
+        ("a.avif", "RGB", 0.08),
+        ("a.mpo", "RGB", 0.05),  # what phones with two lenses call a JPEG
         ("cmyk.jpg", "CMYK", 0.05),
         ("p.png", "P", 0.02),
         ("a.gif", "P", 0.02),
@@ -76,6 +83,16 @@ def test_transparency_is_the_mask(tmp_path: Path) -> None:
     torch.testing.assert_close(rgb - grey, (1 - alpha).expand(3, -1, -1), atol=1e-6, rtol=0)
     image.quantize(16).save(tmp_path / "palette.png")
     check(*load_photo(tmp_path / "palette.png", SIZE))
+    (tmp_path / "deep.png").write_bytes(png_16(np.asarray(image, dtype=np.uint16) * 257, 6))
+    torch.testing.assert_close(load_photo(tmp_path / "deep.png", SIZE), (rgb, alpha), atol=0, rtol=0)
+    image.convert("LA").save(tmp_path / "grey.png")
+    torch.testing.assert_close(load_photo(tmp_path / "grey.png", SIZE)[1], alpha, atol=0, rtol=0)
+
+
+def test_a_transparent_colour_of_a_palette_is_the_background(tmp_path: Path) -> None:
+    image = picture(background=(90, 10, 90)).quantize(8)
+    image.save(tmp_path / "a.png", transparency=image.getpixel((0, 0)))
+    check(*load_photo(tmp_path / "a.png", SIZE))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -96,7 +113,27 @@ def test_exif_turns_the_photo_upright(tmp_path: Path, orientation: int) -> None:
     check(*load_photo(tmp_path / "a.jpg", SIZE), 0.05)
 
 
-def test_grey_in_8_and_16_bits(tmp_path: Path) -> None:
+def png_16(values: np.ndarray, colour_type: int) -> bytes:
+    """A PNG of 16 bits a channel, which Pillow does not write in colour; values [H, W, C] uint16."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour_type, 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_sixteen_bits_a_channel(tmp_path: Path) -> None:
+    pixels = np.asarray(picture(), dtype=np.uint16) * 257
+    (tmp_path / "deep.png").write_bytes(png_16(pixels, 2))
+    picture().save(tmp_path / "flat.png")
+    deep, flat = (load_photo(tmp_path / name, SIZE)[0] for name in ("deep.png", "flat.png"))
+    torch.testing.assert_close(deep, flat, atol=0, rtol=0)
+
+
+def test_grey_in_1_8_and_16_bits(tmp_path: Path) -> None:
     levels = np.full((120, 200), 60000, dtype=np.uint16)
     levels[30:60, 20:100] = 20000
     Image.fromarray(levels).save(tmp_path / "deep.png")
@@ -104,12 +141,19 @@ def test_grey_in_8_and_16_bits(tmp_path: Path) -> None:
     deep, flat = (load_photo(tmp_path / name, SIZE)[0] for name in ("deep.png", "flat.png"))
     torch.testing.assert_close(deep, flat, atol=1 / 255, rtol=0)
     torch.testing.assert_close(deep[:, 32, 32], torch.full((3,), 20000 / 65535), atol=2 / 255, rtol=0)
+    Image.fromarray(levels > 40000).save(tmp_path / "bits.png")
+    bits, alpha = load_photo(tmp_path / "bits.png", SIZE)
+    assert (bits[:, 32, 32] == 0).all()
+    torch.testing.assert_close(alpha, load_photo(tmp_path / "flat.png", SIZE)[1], atol=0, rtol=0)
 
 
-def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+def test_first_frame_of_an_animation(name: str, tmp_path: Path) -> None:
     other = Image.new("RGB", (200, 120), (0, 255, 0))
-    picture().save(tmp_path / "a.gif", save_all=True, append_images=[other])
-    check(*load_photo(tmp_path / "a.gif", SIZE))
+    picture().save(tmp_path / name, save_all=True, append_images=[other])
+    with Image.open(tmp_path / name) as animation:
+        assert animation.n_frames == 2
+    check(*load_photo(tmp_path / name, SIZE), 0.08)
 
 
 @pytest.mark.parametrize("scale", [0.1, 12])
@@ -139,7 +183,7 @@ def test_holes_of_the_background_colour_belong_to_the_object(tmp_path: Path) -> 
 
 
 def test_what_is_no_usable_photo(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"missing.png: expected a readable image"):
+    with pytest.raises(ValueError, match=r"missing.png: expected a readable image, got .*No such file"):
         load_photo(tmp_path / "missing.png", SIZE)
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ValueError, match="expected an image file"):
@@ -165,11 +209,63 @@ def test_what_is_no_usable_photo(tmp_path: Path) -> None:
         load_photo(tmp_path / "floats.tif", SIZE)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("rembg") is not None, reason="rembg is installed")
-def test_missing_rembg_is_said(tmp_path: Path) -> None:
+def test_what_would_hang_or_fill_the_memory_is_refused_unread(tmp_path: Path) -> None:
+    dot = png_16(np.zeros((1, 1, 3), dtype=np.uint16), 2)
+    for name, width, height in (("bomb.png", 60_000, 60_000), ("long.png", 9_000, 9_000)):
+        header = b"IHDR" + struct.pack(">II", width, height) + dot[24:29]
+        (tmp_path / name).write_bytes(dot[:12] + header + struct.pack(">I", zlib.crc32(header)) + dot[33:])
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(2**40)
+    picture().save(tmp_path / "program.eps")  # which Pillow would hand to Ghostscript
+    for name, expected in [
+        ("bomb.png", "3600000000 pixels"),
+        ("long.png", "9000 x 9000 pixels, expected at most 8192 a side"),
+        ("pipe.png", "no regular file"),
+        ("zero.png", "no regular file"),
+        ("huge.png", "1099511627776 bytes"),
+        ("program.eps", "got another format; save it as PNG"),
+    ]:
+        with pytest.raises(ValueError, match=expected) as error:
+            load_photo(tmp_path / name, SIZE)
+        assert str(error.value).startswith(f"{tmp_path / name}: expected a")
+        assert "\n" not in str(error.value)
+
+
+def test_tiny_and_thin_images_have_nothing_in_the_foreground(tmp_path: Path) -> None:
+    for size in ((1, 1), (2, 1), (1, 700), (3000, 1)):
+        Image.new("RGB", size, (9, 99, 9)).save(tmp_path / "a.png")
+        with pytest.raises(ValueError, match="stands out from its background, found none"):
+            load_photo(tmp_path / "a.png", SIZE)
+
+
+@pytest.fixture
+def rembg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a package of that name may be written; whatever is installed under it is out of sight."""
+    photo_module._rembg.cache_clear()
+    monkeypatch.delitem(sys.modules, "rembg", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "rembg.py"
+    photo_module._rembg.cache_clear()
+    sys.modules.pop("rembg", None)
+
+
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        ("raise ImportError('no rembg')", r"got none; pip install 'ouroboros3d\[rembg\]', or use removal='border'"),
+        ("import sys; sys.exit(1)  # as without onnxruntime", r"with onnxruntime, got none; pip install"),
+        ("def new_session(name): raise ConnectionError('no way\\n out')", r"u2net.onnx .* ConnectionError: no way out"),
+    ],
+)
+def test_what_rembg_lacks_is_one_line(rembg: Path, package: str, expected: str, tmp_path: Path) -> None:
+    rembg.write_text(package)
     picture().save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="pip install rembg"):
+    with pytest.raises(ValueError, match=expected) as error:
         load_photo(tmp_path / "a.png", SIZE, removal="rembg")
+    assert str(error.value).startswith("removal: expected ")
+    assert "\n" not in str(error.value)
 
 
 def test_batch_of_one_photo(tmp_path: Path) -> None:

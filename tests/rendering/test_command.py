@@ -21,6 +21,7 @@ from ouroboros3d.datamodules.render_jobs import RenderJob
 from ouroboros3d.datamodules.render_worker import render_object
 from ouroboros3d.datamodules.splits import read_splits
 from ouroboros3d.files import sha256_of
+from ouroboros3d.rendering.command import _parser, _workers
 
 UIDS = ["a", "b", "c"]
 RIG = ["--size", "32", "--views", "4", "--supersampling", "1", "--elevation_deg", "10", "40"]
@@ -128,7 +129,9 @@ def test_broken_objects_are_listed_respected_and_tried_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = {"cut": slab(1)[:300], "hungry": memory_hog(), "text": b"hello"}
-    root = write_meshes(tmp_path / "tree", {"good": slab(0), **broken})
+    root = write_meshes(tmp_path / "tree", {"good": slab(0), **broken, "huge": b""})
+    (huge,) = root.rglob("huge.glb")
+    os.truncate(huge, 2**41)  # without blocks: hashing it would take hours
     out = tmp_path / "out"
     arguments = ["render", str(root), "--out", str(out), "--workers", "1", "--memory_mib", "1024", *RIG]
     main(arguments)
@@ -136,13 +139,14 @@ def test_broken_objects_are_listed_respected_and_tried_again(
     entries = {line["uid"]: line for line in map(json.loads, listed.read_text().splitlines())}
     assert {uid: entry["stage"] for uid, entry in entries.items()} == {
         "cut": "load",
+        "huge": "missing",
         "hungry": "memory",
         "text": "load",
     }
     assert all(entry["error"] for entry in entries.values())
     printed = capsys.readouterr().out
-    assert "1 of 4 objects" in printed
-    assert f"3 failed, listed in {listed}" in printed
+    assert "1 of 5 objects" in printed
+    assert f"4 failed, listed in {listed}" in printed
     assert "2 load" in printed
     before = listed.read_bytes()
     names = read_splits(out)
@@ -153,7 +157,7 @@ def test_broken_objects_are_listed_respected_and_tried_again(
     with pytest.raises(SystemExit) as nothing:
         main([*arguments, "--uids", "cut", "text", "--retry_failed"])
     assert nothing.value.code == 1
-    assert len(listed.read_text().splitlines()) == 5, "tried again"
+    assert len(listed.read_text().splitlines()) == 6, "tried again"
 
 
 @pytest.mark.parametrize(
@@ -169,6 +173,11 @@ def test_broken_objects_are_listed_respected_and_tried_again(
         (["--categories", "chair"], "has the format meshes, which has none"),
         (["--reader", "lgm"], "argument --reader: invalid choice"),
         (["--sise", "3"], "unrecognized arguments: --sise"),
+        (["--up", "z"], "up as the files say instead of z; name another folder"),
+        (["--up", "x"], "argument --up: invalid choice"),
+        (["--device", "tpu"], "argument --device: invalid choice"),
+        (["--gpus_per_worker", "0.5"], "gpus_per_worker: expected --device cuda beside it, got cpu"),
+        (["--cpus_per_worker", "0"], "cpus_per_worker: expected a positive number"),
     ],
 )
 def test_a_wrong_option_is_one_line(
@@ -180,6 +189,33 @@ def test_a_wrong_option_is_one_line(
     line = capsys.readouterr().err
     assert expected in line
     assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "expected"),
+    [
+        (False, [], "device: expected a CUDA device for cuda, got none that torch sees; leave it out"),
+        (True, ["--gpus_per_worker", "1.5"], "gpus_per_worker: expected a share of a GPU, .* got 1.5"),
+        (True, ["--gpus_per_worker", "0"], "gpus_per_worker: expected a share of a GPU, .* got 0"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_written(
+    found: bool, options: list[str], expected: str, meshes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUROBOROS3D_DEBUG", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found)
+    with pytest.raises(ValueError, match=expected):
+        main(["render", str(meshes), "--out", str(tmp_path / "out"), *RIG, "--device", "cuda", *options])
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_of_this_machine_share_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    arguments = ["tree", "--out", "renders", "--device", "cuda", "--gpus_per_worker", "0.5"]
+    count, start = _workers(_parser().parse_args(arguments))
+    assert (count, [start()._device for _ in range(count)]) == (4, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"])
+    assert _workers(_parser().parse_args([*arguments, "--workers", "3"]))[0] == 3
+    assert _workers(_parser().parse_args([*arguments, "--workers", "9"]))[0] == 4
 
 
 def test_a_wrong_folder_is_one_line(meshes: Path, rendered: Path, tmp_path: Path) -> None:

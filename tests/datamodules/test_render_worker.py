@@ -1,0 +1,45 @@
+"""What a rendering process makes of failures that only a GPU has, and how it counts its memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import glb
+
+from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.render_jobs import RenderJob
+from ouroboros3d.datamodules.render_worker import _allocated, render_object
+from ouroboros3d.renderers.meshes import MeshRenderer
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> RenderJob:
+    (tmp_path / "thing.glb").write_bytes(glb(0))
+    rig = OrbitRig(16, 1, 2, supersampling=1)
+    return RenderJob("thing", str(tmp_path / "thing.glb"), "", "", "", str(tmp_path), rig.as_dict(), 60)
+
+
+def test_a_full_gpu_is_the_objects_fault_and_a_broken_one_is_not(
+    job: RenderJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(MeshRenderer, "straight", fail)
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
+    assert render_object(job).stage == "memory"
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(torch.AcceleratorError):  # the process ends, and the next object gets another one
+        render_object(job)
+    error = RuntimeError("a matrix is singular")
+    assert render_object(job).stage == "render"
+
+
+def test_allocated_memory_is_what_the_limit_counts() -> None:
+    before = _allocated()
+    block = np.ones(2**26, dtype=np.uint8)
+    grown = _allocated() - before
+    del block
+    assert 2**26 <= grown < 2**26 + 2**22
+    assert abs(_allocated() - before) < 2**22
