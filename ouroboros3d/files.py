@@ -1,6 +1,7 @@
 """Files that other processes may be reading or writing, where they are kept, and what names content and code."""
 
 import fcntl
+import gc
 import hashlib
 import os
 import shutil
@@ -99,6 +100,18 @@ def sha256_of(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Pause the garbage collector where many objects are made that stay: it would walk all there are over and over."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def default_cache_dir() -> Path:

@@ -108,11 +108,12 @@ field of view, exchanged views. Of a tree of meshes: counts, categories, licence
 
 Writes report.html (pictures of the worst objects with axes, unit box and visual hull drawn on them) and skip_uids.txt
 (objects that cannot be used, for --data.skip_uids). Ends with code 0 if there is no error in the data, 1 if there is,
-130 if it was interrupted. `fit` refuses a tree of renders that failed, unless --data.ignore_check true.
+130 if it was interrupted. `fit` refuses a tree of renders that failed, or asks to leave its broken objects out, unless
+--data.ignore_check true; a verdict counts for the --reader, --views_per_object and --cache_dir that it was made with.
 
   --objects N               test the cameras of so many objects, evenly chosen (default: 32); images are read of all
   --all                     test the cameras of all objects
-  --out DIR                 where the two files go (default: check-data/ROOT's name)
+  --out DIR                 where the two files go (default: check-data/NAME-HASH, one for each tree)
   --reader NAME             the format of ROOT, where it is not clear
   --views_per_object N      how many views each object has at least, where that is fewer than the format promises
   --assume_rig              take renders without cameras for those of objaverse-rendering's defaults

@@ -180,7 +180,9 @@ class ResultsWriter(Callback):
         if moments.shape[1]:  # there are novel views
             for row, value in zip(rows, best_constant_psnr(moments).nanmean(1).tolist(), strict=True):
                 row["constant_psnr_foreground"] = value
-        rows += [{"uid": uid, "status": reason} for uid, reason in sorted(failed.items())]
+        measured = {row["uid"] for row in rows}  # and listed by another process since
+        failed = {uid: reason for uid, reason in sorted(failed.items()) if uid not in measured}
+        rows += [{"uid": uid, "status": reason} for uid, reason in failed.items()]
         means = _means(rows)
         curves = mean_curves([entry["steps"] for entry in entries if entry["steps"]])
         self._write_files(rows, entries, means)

@@ -187,7 +187,7 @@ class MultiviewDataset(Dataset[Sample]):
     sample of that object, whatever the seed).
 
     No object takes another's place. One that cannot be read is listed in the quarantine: a fixed sample of it is left
-    out, a draw of it ends the training, so that all trainings that come to their end have seen the same objects.
+    out, a draw of it ends the training, which goes on without it when it is resumed.
 
     Args:
         views: the decoded views.
@@ -199,7 +199,7 @@ class MultiviewDataset(Dataset[Sample]):
         surface_points: points of the true surface in fixed samples; 0 = no true geometry.
         view_selection: `uniform` takes views that are evenly spread from the input on; `published` takes those of the
             published loader.
-        quarantine: where objects are listed that cannot be read; None for trees that have none.
+        quarantine: where objects are listed that cannot be read; None for the rendered cache, which is made again.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class MultiviewDataset(Dataset[Sample]):
         """How many objects."""
         return len(self.uids)
 
-    def __getitem__(self, key: Draw | int) -> Sample | ValueError | None:  # type: ignore[override]  # for `collate`
+    def __getitem__(self, key: Draw | int) -> Sample | ValueError | OSError | None:  # type: ignore[override]  # for `collate`
         """One sample; None for a fixed one that cannot be read and was listed for it.
 
         Returns:
@@ -237,19 +237,31 @@ class MultiviewDataset(Dataset[Sample]):
         Raises:
             SampleError: a view is missing or unreadable, and it is drawn, or there is no quarantine or no tree.
             ValueError: the object has too few views.
+            OSError: the machine, not the object, is to blame.
         """
+        try:
+            return self._read(key)
+        except (ValueError, OSError) as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+    def _read(self, key: Draw | int) -> Sample | None:
         uid = self.uids[key.item if isinstance(key, Draw) else key]
         try:
             return self._random(uid, key) if isinstance(key, Draw) else self._fixed(uid)
         except SampleError as error:
-            if self.quarantine is None or not self.views.reader.root.is_dir():  # a disk is away: no object is to blame
-                return _raised(error)
+            root = self.views.reader.root
+            if self.quarantine is None:
+                raise SampleError(
+                    f"{error} Remove {root / uid}-*: the same command renders the object again."
+                ) from error
+            if not root.is_dir():  # a disk is away: no object is to blame
+                raise
             self.quarantine.add(uid, str(error))
-            if not isinstance(key, Draw):
-                return None
-            return _raised(SampleError(f"{error} It is listed in {self.quarantine.path}: {_GO_ON}"))
-        except ValueError as error:
-            return _raised(error)
+            if isinstance(key, Draw):
+                raise SampleError(f"{error} It is listed in {self.quarantine.path}: {_GO_ON}") from error
+            return None
 
     def _random(self, uid: str, draw: Draw) -> Sample:
         rings, cameras = self._rings(uid), self.views.cameras(uid)
@@ -302,16 +314,9 @@ class MultiviewDataset(Dataset[Sample]):
         return spread(azimuth_deg, ring, start, self.num_views)
 
 
-def _raised(error: ValueError) -> ValueError:
-    """Raise an error, or return it in a worker process."""
-    if get_worker_info() is None:
-        raise error
-    return error
-
-
 def collate(
-    found: Sequence[Sample | ValueError | None], num_views: int, input_radius: float | None = None
-) -> MultiviewBatch | ValueError | None:
+    found: Sequence[Sample | ValueError | OSError | None], num_views: int, input_radius: float | None = None
+) -> MultiviewBatch | ValueError | OSError | None:
     """Composite the samples and bring each into its input-relative frame.
 
     Args:
@@ -325,7 +330,7 @@ def collate(
     """
     samples: list[Sample] = []
     for item in found:
-        if isinstance(item, ValueError):
+        if isinstance(item, (ValueError, OSError)):
             return item
         samples += [] if item is None else [item]
     if not samples:
@@ -414,33 +419,26 @@ class DrawSampler(DistributedSampler[Sample]):
         return torch.randperm(self.objects * self.repeats, generator=generator).tolist()
 
 
-class _Loader(DataLoader[Sample]):
-    """A loader that raises the errors of its workers as they were."""
-
-    def __iter__(self) -> Iterator[MultiviewBatch | None]:  # type: ignore[override]  # collated
-        for batch in super().__iter__():
-            if isinstance(batch, ValueError):
-                raise batch
-            yield batch
-
-
-class FixedLoader(_Loader):
-    """A loader over fixed samples; a batch without any object that can be read is no batch."""
+class SampleLoader(DataLoader[Sample]):
+    """A loader of batches: what is left out is left out of them, and errors of its workers are raised as they were."""
 
     def __iter__(self) -> Iterator[MultiviewBatch]:  # type: ignore[override]  # collated
         """One batch after another.
 
         Raises:
-            ValueError: an object has too few views, or, where processes go through theirs in step, one has no batch.
+            OSError: as `MultiviewDataset`.
+            ValueError: as there, or nothing of a batch can be read while other processes go through theirs in step.
         """
         for batch in super().__iter__():
+            if isinstance(batch, (ValueError, OSError)):
+                raise batch
             if batch is not None:
                 yield batch
             elif torch.distributed.is_initialized():  # the others would wait for ever
                 raise ValueError(f"expected a batch on each process, got an object that cannot be read: {_GO_ON}")
 
 
-class ResumableLoader(_Loader):
+class ResumableLoader(SampleLoader):
     """A loader over a `DrawSampler` whose place in the stream goes into the checkpoint (Lightning asks for it).
 
     Each iteration continues where the last one was left, whether it was finished or not.
@@ -458,7 +456,6 @@ class ResumableLoader(_Loader):
             self.sampler.start = self._batches * self._batch_draws // self.sampler.num_replicas
         # Counted here, not in the sampler, which runs ahead of the loop by what the workers prefetch.
         for batch in super().__iter__():
-            assert batch is not None  # of draws none is left out
             self._batches += 1
             yield batch
 

@@ -17,11 +17,11 @@ from ouroboros3d.datamodules.datasets import (
     PUBLISHED_VIEWS,
     Background,
     DrawSampler,
-    FixedLoader,
     MultiviewDataset,
     ObjectViews,
     ResumableLoader,
     Sample,
+    SampleLoader,
     ViewSelection,
     collate,
 )
@@ -35,10 +35,11 @@ from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.render_cache import RenderCache
+from ouroboros3d.datamodules.render_folder import rendered_here
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
 from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED
-from ouroboros3d.datamodules.verdicts import read_verdict, refusal
-from ouroboros3d.files import default_cache_dir
+from ouroboros3d.datamodules.verdicts import check_command, read_verdict, refusal
+from ouroboros3d.files import default_cache_dir, uncollected
 
 log = logging.getLogger(__name__)
 
@@ -250,13 +251,27 @@ class ObjaverseDataModule(LightningDataModule):
             ValueError: an unknown category or uid, a broken list, or nothing left.
         """
         chosen = self.tree.select_uids(self.categories, read_uids("uids", self.uids))
-        skipped = set(read_uids("skip_uids", self.skip_uids) or ())
         listed = self.tree.listed_splits()
         of_split: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        skipped = self._named_to_skip
         for uid in chosen:
             if uid not in skipped:
                 of_split[listed.get(uid) or split_of(uid, *self.fractions)].append(uid)
         return {split: uids[: self.max_objects] for split, uids in of_split.items()}
+
+    @cached_property
+    def _named_to_skip(self) -> frozenset[str]:
+        named = frozenset(read_uids("skip_uids", self.skip_uids) or ())
+        if unknown := sorted(named.difference(self.tree.uids)):
+            log.warning(
+                "skip_uids: %d of %d names are no objects of %s: %s%s",
+                len(unknown),
+                len(named),
+                self.tree.root,
+                ", ".join(map(repr, unknown[:3])),
+                " ..." if len(unknown) > 3 else "",
+            )
+        return named
 
     def assets(self) -> dict[Split, list[Asset]]:
         """The selected meshes of each split, sorted by uid; none of a tree of posed renders.
@@ -275,7 +290,7 @@ class ObjaverseDataModule(LightningDataModule):
             fetch_objects([asset for members in self.assets().values() for asset in members])
         if isinstance(self.tree, PosedReader):
             if self.retry_failed:
-                Quarantine.of(self.tree, self.cache_dir).clear()
+                Quarantine.of(self.tree, self.cache_dir).retry(self.tree)
             return
         files = {split: self.tree.files(uids) for split, uids in self.objects().items()}
         self._render([file for members in files.values() for file in members])
@@ -301,6 +316,7 @@ class ObjaverseDataModule(LightningDataModule):
         testing = self.trainer is not None and self.trainer.state.fn == "test"
         return self.surface_points if testing and split == self.test_split else 0
 
+    @uncollected()
     def setup(self, stage: str) -> None:
         """Open the views for `fit`, `validate`, `test` or `predict`.
 
@@ -316,7 +332,7 @@ class ObjaverseDataModule(LightningDataModule):
             listed = self._quarantine.path
             self._geometry = self._stored_points(reader, usable[self.test_split])
             if stage == "fit" and not self.ignore_check:
-                self._refuse_failed_check({uid for uids in usable.values() for uid in uids})
+                self._refuse_failed_check(reader, {uid for uids in usable.values() for uid in uids})
         else:
             asked_for = self.objects()
             cache = RenderCache(self.cache_dir, self.rig)
@@ -375,13 +391,13 @@ class ObjaverseDataModule(LightningDataModule):
             say_left_out(split, len(uids), failures, "read", self._quarantine.path)
         return {split: [uid for uid in uids if uid not in self._left_out] for split, uids in asked_for.items()}
 
-    def _refuse_failed_check(self, used: set[str]) -> None:
+    def _refuse_failed_check(self, tree: PosedReader, used: set[str]) -> None:
         """What check-data found counts here: wrong cameras would cost a training, and show in its numbers only."""
-        verdict = read_verdict(self.root, self.cache_dir)
+        verdict = read_verdict(tree, self.cache_dir)
         if verdict is None:
-            if not (self.root / "render_config.json").is_file():  # as `render` writes it beside what it renders
-                log.info("%s: cameras were never checked; run python -m ouroboros3d check-data %s", *2 * [self.root])
-        elif reason := refusal(verdict, verdict.skip.keys() - used):
+            if not rendered_here(tree.root):
+                log.warning("%s: cameras were never checked; run %s", tree.root, check_command(tree, self.cache_dir))
+        elif reason := refusal(verdict, tree, self.cache_dir, used):
             raise ValueError(reason)
 
     def _stored_points(self, tree: PosedReader, uids: list[str]) -> int:
@@ -504,10 +520,10 @@ class ObjaverseDataModule(LightningDataModule):
         """The batch on the trainer's device."""
         return batch.to(device)
 
-    def _fixed(self, split: Split, skipped: frozenset[str] = frozenset()) -> FixedLoader:
+    def _fixed(self, split: Split, skipped: frozenset[str] = frozenset()) -> SampleLoader:
         dataset = self._datasets[split]
         kept = [index for index, uid in enumerate(dataset.uids) if uid not in skipped]
-        return FixedLoader(
+        return SampleLoader(
             Subset(dataset, kept),
             batch_size=self.batch_size,
             num_workers=self.num_workers,

@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +20,7 @@ from ouroboros3d.datamodules.datasets import Background, solid_colour
 from ouroboros3d.datamodules.untrusted import (
     IMAGE_FORMATS,
     MAX_ASSET_BYTES,
-    MAX_TEXTURE_SIDE,
+    MAX_PHOTO_SIDE,
     UntrustedError,
     open_image,
     read_regular,
@@ -133,25 +135,41 @@ def _name(photo: Photo) -> str:
 def _read(photo: Photo) -> Image.Image:
     """The photo as RGB or RGBA of 8 bits, upright, at most `_WORK_SIZE` pixels long."""
     path = _path(photo)
-    with refusing(UntrustedError, f"{path}: expected a readable image"):
+    with refusing(UntrustedError, f"{path}: expected a readable image"), _large_images():
         try:
             if isinstance(photo, Path):
-                photo = open_image(read_regular(photo, MAX_ASSET_BYTES), MAX_TEXTURE_SIDE, _FORMATS)
+                image = open_image(read_regular(photo, MAX_ASSET_BYTES), MAX_PHOTO_SIDE, _FORMATS)
+                image.draft(None, (2 * _WORK_SIZE, 2 * _WORK_SIZE))  # a large JPEG is decoded to no more than it takes
+                ImageOps.exif_transpose(image, in_place=True)
+            else:
+                photo.seek(0)
+                image = ImageOps.exif_transpose(photo)  # a copy
         except UnidentifiedImageError as error:
             raise UntrustedError(
                 f"{path}: expected an image file ({', '.join(_FORMATS)}), got another format; save it as PNG."
             ) from error
-        photo.seek(0)
-        image = ImageOps.exif_transpose(photo)
         image.load()
         if image.mode == "F":
             raise UntrustedError(f"{path}: expected 8 or 16 bits a channel, got floats; save it as PNG.")
         if image.mode.startswith("I"):  # Pillow clips 16-bit grey when it converts
-            levels = np.asarray(image, dtype=np.float32) / 65535
-            image = Image.fromarray((levels.clip(0, 1) * 255).round().astype(np.uint8))
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            levels = np.array(image, dtype=np.float32)
+            levels /= 257  # and what follows in place: a large photo is a GiB of them
+            image = Image.fromarray(levels.clip(0, 255, out=levels).round(out=levels).astype(np.uint8))
+        mode = "RGBA" if image.has_transparency_data else "RGB"
+        if image.mode != mode:  # else it would be copied
+            image = image.convert(mode)
         image.thumbnail((_WORK_SIZE, _WORK_SIZE), Image.Resampling.BICUBIC)
     return image
+
+
+@contextmanager
+def _large_images() -> Iterator[None]:
+    """Pillow's own limit, which photos of 108 megapixels pass, out of the way of `MAX_PHOTO_SIDE`."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PHOTO_SIDE**2
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _cut_out(image: Image.Image, path: Path, removal: Removal) -> Image.Image:

@@ -3,14 +3,15 @@
 Meshes that cannot be rendered have theirs in the render folder (`failures.jsonl`).
 """
 
-import hashlib
 import json
 import logging
 from pathlib import Path
 
 from ouroboros3d.datamodules.readers.posed import PosedReader
+from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.splits import Split
-from ouroboros3d.files import append_line
+from ouroboros3d.datamodules.verdicts import tree_key
+from ouroboros3d.files import append_line, replace_text
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,7 @@ class Quarantine:
     @classmethod
     def of(cls, tree: PosedReader, cache_dir: Path) -> "Quarantine":
         """The list of a tree as it is opened: with other promised views, other objects may be broken."""
-        root = tree.root.resolve()
-        opened = json.dumps([str(root), tree.name, tree.at_least])
-        return cls(cache_dir / "quarantine" / f"{root.name}-{hashlib.sha256(opened.encode()).hexdigest()[:8]}.jsonl")
+        return cls(cache_dir / "quarantine" / f"{tree_key(tree)}.jsonl")
 
     def read(self) -> dict[str, str]:
         """The reason of every object that is listed now, by uid."""
@@ -67,9 +66,24 @@ class Quarantine:
             ) from reason
         log.warning("an object cannot be read and is left out, listed in %s: %s", self.path, error)
 
-    def clear(self) -> None:
-        """Forget all entries, so that every object gets another chance."""
-        self.path.unlink(missing_ok=True)
+    def retry(self, tree: PosedReader) -> None:
+        """Forget the objects all of whose views can be read by now."""
+        reasons = {uid: _reason(tree, uid) for uid in self.read()}
+        if reasons:
+            # What others list meanwhile is lost here, and found again when it is read.
+            lines = (json.dumps({"uid": uid, "error": reason}) for uid, reason in reasons.items() if reason)
+            replace_text(self.path, "".join(f"{line}\n" for line in lines))
+
+
+def _reason(tree: PosedReader, uid: str) -> str:
+    """Why an object cannot be read; empty if it can."""
+    try:
+        found = tree.read(uid)
+        for view in range(len(found)):
+            found.rgba(view)
+    except SampleError as error:
+        return str(error)
+    return ""
 
 
 def say_left_out(split: Split, total: int, failures: list[str], what: str, listed: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import threading
 import time
@@ -35,7 +36,9 @@ log = logging.getLogger(__name__)
 _ABANDONED_AFTER_S = 3600
 _SAY_EVERY_S = 60  # where there is no terminal to draw a bar on
 _CONFIG = "render_config.json"
+_RENDERER = "ouroboros3d.renderers.meshes"
 _BEGIN = '{"uid": '
+_PLAIN_LINE = re.compile(r'^(\{"uid": "([^"\\\x00-\x1f]*)".*)$', re.MULTILINE)  # as nearly all are
 
 
 class Located(Protocol):
@@ -90,9 +93,12 @@ class EntryList(Mapping[str, Entry]):
     """
 
     def __init__(self, content: str) -> None:
-        self._lines: dict[str, str] = {}
-        decoder = json.JSONDecoder()
-        for line in content.splitlines():
+        lines, plain = content.splitlines(), _PLAIN_LINE.findall(content)
+        self._lines = {uid: line for line, uid in plain}
+        if len(plain) == len(lines):
+            return
+        self._lines, decoder = {}, json.JSONDecoder()
+        for line in lines:
             try:
                 uid, _ = decoder.raw_decode(line, len(_BEGIN))
             except ValueError:
@@ -119,23 +125,57 @@ class EntryList(Mapping[str, Entry]):
         """How many have one."""
         return sum(1 for _ in self)
 
-    def is_of(self, uid: str, stat: os.stat_result) -> bool:
-        """Whether an object's entry names a mesh file of this size and time; quicker than making the entry."""
-        line = self._lines.get(uid, "")
-        # In a name or a reason these quotes would have a backslash before them.
-        return f', "size": {stat.st_size}, "mtime_ns": {stat.st_mtime_ns}, "' in line and line[-1] == "}"
+    def of(self, files: Sequence[_File]) -> list[_File]:
+        """Those of the objects that have an entry of their mesh file as it is now."""
+        found = []
+        for file in files:
+            line = self._lines.get(file.uid)
+            if line is None:
+                continue
+            try:
+                stat = os.stat(file.path)
+                # In a name or a reason these quotes would have a backslash before them.
+                same = f', "size": {stat.st_size}, "mtime_ns": {stat.st_mtime_ns}, "' in line and line[-1] == "}"
+                if same or self._is_of(file, stat.st_size):
+                    found.append(file)
+            except OSError:
+                entry = self.get(file.uid)
+                if entry is not None and not entry.sha256:  # it could not be read then either
+                    found.append(file)
+        return found
+
+    def _is_of(self, file: Located, size: int) -> bool:
+        """Whether an object's entry is of a mesh file of this content; slow."""
+        entry = self.get(file.uid)
+        if entry is None or (entry.sha256 and size != entry.size):
+            return False
+        return _sha256(Path(file.path)) == entry.sha256
 
 
 def render_config(rig: OrbitRig, maps: Sequence[MapName] = (), up: str | None = None) -> dict[str, Any]:
     """What shapes the files of a folder, and its hash."""
     config: dict[str, Any] = {
-        "renderer": "ouroboros3d.renderers.meshes",
+        "renderer": _RENDERER,
         "version": RENDERER_VERSION,
         "rig": rig.as_dict(),
         **({"maps": list(maps)} if maps else {}),
         **({"up": up} if up else {}),
     }
-    return {**config, "sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()}
+    return {**config, "sha256": _hash(config)}
+
+
+def rendered_here(folder: Path) -> bool:
+    """Whether a folder is described as one that this package rendered into."""
+    try:
+        known = _read_json(folder / _CONFIG)
+    except OSError:
+        return False
+    return isinstance(known, dict) and known.get("renderer") == _RENDERER and known.get("sha256") == _hash(known)
+
+
+def _hash(config: dict[str, Any]) -> str:
+    shaping = {name: value for name, value in config.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()
 
 
 class RenderFolder:
@@ -204,7 +244,7 @@ class RenderFolder:
         for orbit in range(self.rig.orbits):
             ending = orbit_name("", orbit)
             files = [file for file in files if file.uid + ending in names]
-        files = [file for file in files if _is_listed(index, file)]
+        files = index.of(files)
         return [file for file in files if self.holds(file.uid, surface_points)] if surface_points else files
 
     def failures(self, files: Sequence[Located], surface_points: int = 0) -> dict[str, Entry]:
@@ -216,7 +256,7 @@ class RenderFolder:
                 not failed at this.
         """
         listed = self.read_list("failures.jsonl")
-        failed = {file.uid: (file, listed.get(file.uid)) for file in files if _is_listed(listed, file)}
+        failed = {file.uid: (file, listed.get(file.uid)) for file in listed.of(files)}
         rendered = {file.uid for file in self.complete([file for file, _ in failed.values()])} if failed else set()
         return {
             uid: entry
@@ -308,7 +348,7 @@ class RenderFolder:
         if worker.closed:
             return None
         if result.stage == "write":
-            raise OSError(f"cannot write rendered views into {self.folder}: {result.error}")
+            raise OSError(f"cannot go on rendering into {self.folder}: {result.error}")
         entry = Entry(asset.uid, sha256, stat.st_size, stat.st_mtime_ns, result.stage, result.error, surface_points)
         self._append("index.jsonl" if result.stage == "done" else "failures.jsonl", entry)
         return result.stage
@@ -448,21 +488,6 @@ def _rendered_from(folder: Path) -> str:
         return str(json.loads((folder / "meta.json").read_text())["object"]["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-
-
-def _is_listed(entries: EntryList, file: Located) -> bool:
-    """Whether an object has an entry of its mesh file as it is now."""
-    try:
-        stat = os.stat(file.path)
-        if entries.is_of(file.uid, stat):
-            return True
-        entry = entries.get(file.uid)
-        if entry is None or (entry.sha256 and stat.st_size != entry.size):
-            return False
-        return _sha256(Path(file.path)) == entry.sha256
-    except OSError:
-        entry = entries.get(file.uid)
-        return entry is not None and not entry.sha256  # it could not be read then either
 
 
 def _sha256(path: Path) -> str:

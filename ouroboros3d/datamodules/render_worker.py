@@ -49,6 +49,8 @@ def render_object(job: RenderJob, device: str = "cpu") -> RenderResult:
         mesh, scale, offset = load_mesh(Path(job.path), job.z_up).normalised()
     except AssetError as error:
         return RenderResult(_memory_or("load", error.__context__), str(error))
+    except OSError as error:  # the machine is to blame, and the next object would meet it too
+        return RenderResult("write", str(error))
     renderer = MeshRenderer(supersampling=rig.supersampling, light=rig.light)
     orbits = [rig.cameras(job.uid, orbit) for orbit in range(rig.orbits)]
     try:

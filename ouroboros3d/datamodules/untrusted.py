@@ -7,16 +7,18 @@ processes that train, so nothing of theirs is unpacked before its size is known.
 import errno
 import io
 import json
+import os
 import re
+import resource
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
-# Of a mesh file, a texture or a photo in bytes: 5 million faces as text, or a photo of 200 megapixels in 16 bits.
+# Of a mesh file, a texture or a photo in bytes: 5 million faces as text, or a photo of 200 megapixels without loss.
 MAX_ASSET_BYTES = 2**30
 # Numbers in one list of a mesh file, and in all that are read of it: no honest object has more, and they bound what a
 # few bytes can claim: zeros that are not stored, or one list read for each of many parts.
@@ -25,7 +27,9 @@ MAX_FACES = 5_000_000
 MAX_PARTS = 100_000  # nodes of a scene, and primitives in them
 # Pixels of a texture's side, and of all textures of an object: 16 of 4096 x 4096, of which the renderer makes 3 GiB.
 MAX_TEXTURE_SIDE, MAX_TEXTURE_PIXELS = 8192, 2**28
-# A view is at most as large as a phone's photo, and decoded in a quarter of a GiB; its maps have three floats a pixel.
+# Phones take 200 megapixels of 16,320 pixels a side, and stitch panoramas. Decoded it is 1 GiB; a JPEG far less.
+MAX_PHOTO_SIDE = 2**14
+# Views in use have up to 1024, and one of this side is a quarter of a GiB as three floats a pixel, which maps have.
 MAX_VIEW_SIDE = 4096
 MAX_VIEW_BYTES = 2**28
 MAX_SOLID_SIDE = 512  # cells of an object's true geometry; rendering writes 64
@@ -39,6 +43,11 @@ MAX_COORDINATE = 1e30
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow has dozens of decoders; fewer are fewer ways in
 _MAX_MESSAGE = 2000
+# What a machine runs out of, or a disk that fails or is away: the same file may be read well the next time.
+_OF_THE_MACHINE = {
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EACCES),
+}
 # No path, hidden file, control character, end of a line, or what is no text.
 _NAME = re.compile(r"(?!\.)[^/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
@@ -56,9 +65,15 @@ class UntrustedError(ValueError):
         super().__init__(" ".join("".join(one if one.isprintable() else " " for one in message).split()))
 
 
+class MissingPackage(ValueError):
+    """What a file holds needs an optional package that is not installed: the machine lacks it, and no file is wrong."""
+
+
 @contextmanager
 def refusing(kind: type[UntrustedError], expected: str, remedy: str = "") -> Iterator[None]:
     """The one boundary to what others wrote: whatever goes wrong inside becomes an error of that kind.
+
+    What the machine is to blame for does not: a run ends with it, and no file is put down as broken.
 
     Args:
         kind: the error.
@@ -67,16 +82,52 @@ def refusing(kind: type[UntrustedError], expected: str, remedy: str = "") -> Ite
 
     Raises:
         UntrustedError: of that kind.
+        MissingPackage: as it came.
+        OSError: the machine is out of files, memory or disk, may not read the file, or cannot reach its disk.
     """
     try:
         yield
-    except UntrustedError:
+    except (UntrustedError, MissingPackage):
         raise
     except Exception as error:  # any key may be missing or of any type, and decoders raise what they like
-        reason = str(error.strerror if isinstance(error, OSError) and error.strerror else error).rstrip(".")
-        found = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        if machine := _of_the_machine(error):
+            if isinstance(error, OSError) and error.filename:
+                raise
+            raise OSError(machine, os.strerror(machine), expected) from error
+        found = f"{type(error).__name__}: {error}".rstrip(": .")
+        if isinstance(error, OSError) and error.strerror:
+            found = error.strerror
         refusal = kind(f"{expected}, got {found}{'; ' * bool(remedy)}{remedy}.")
         raise refusal from error
+
+
+def _of_the_machine(error: Exception) -> int | None:
+    """The number of an operating system's error that says nothing of a file; None for all others."""
+    if isinstance(error, MemoryError):
+        # Where a process may have so much and no more, that is enough for every honest file.
+        limited = resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+        return None if limited else errno.ENOMEM
+    return error.errno if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE else None
+
+
+def open_regular(path: Path, limit: int | None = None) -> BinaryIO:
+    """A file to read from.
+
+    Args:
+        path: the file.
+        limit: bytes that it may have; None where no more is read than is asked for.
+
+    Raises:
+        OSError: no such file, a larger one, or no regular one: opening a pipe would never end, nor reading a device.
+    """
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise OSError(errno.EISDIR, "a folder")
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "no regular file")
+    if limit is not None and found.st_size > limit:
+        raise OSError(errno.EFBIG, f"{found.st_size} bytes, of which at most {limit} are read")
+    return path.open("rb")
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -87,17 +138,16 @@ def read_regular(path: Path, limit: int) -> bytes:
         limit: bytes that it may have.
 
     Raises:
-        OSError: no such file, a larger one, or no regular one: reading a pipe or a device would never end.
+        OSError: as `open_regular`.
     """
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
-        raise OSError(errno.EISDIR, "a folder")
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "no regular file")
-    if found.st_size > limit:
-        raise OSError(errno.EFBIG, f"{found.st_size} bytes, of which at most {limit} are read")
-    with path.open("rb") as file:
-        return file.read(found.st_size)  # and no further: what the kernel makes up says that it has no bytes
+    with open_regular(path, limit) as file:
+        # No further than it says: what the kernel makes up says that it has no bytes.
+        return file.read(min(limit, os.fstat(file.fileno()).st_size))
+
+
+def listed_names(text: str) -> list[str]:
+    """The names in a list, one a line: spaces belong to them, and what follows a tab is a comment."""
+    return [line.partition("\t")[0] for line in text.splitlines() if line.strip()]
 
 
 def can_name_a_file(name: str) -> bool:

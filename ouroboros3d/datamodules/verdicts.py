@@ -1,13 +1,17 @@
-"""What `check-data` found in a tree, kept so that training can refuse one that failed."""
+"""What `check-data` found in a tree of posed renders, kept so that training can refuse one that failed."""
 
 import json
+import shlex
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ouroboros3d.files import replace_text
+from ouroboros3d.datamodules.readers.meshes import MeshReader
+from ouroboros3d.datamodules.readers.objaverse_rendering import ObjaverseRenderingReader
+from ouroboros3d.datamodules.readers.posed import PosedReader
+from ouroboros3d.files import default_cache_dir, replace_text
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,8 @@ class Verdict:
         reader: the format it was read as.
         checked_at: ISO date and time.
         errors: titles of the errors that remain whatever is left out; the tree failed if there are any.
-        cured: titles of the errors that are gone without the objects of `skip`.
-        skip: objects that cannot be used, with the reason.
-        skip_list: the file that names them.
+        broken: objects of which each has an error of its own, with the reason.
+        skip_list: the file that names them, and others that are better left out.
         report: the page that shows them.
     """
 
@@ -29,65 +32,86 @@ class Verdict:
     reader: str
     checked_at: str
     errors: tuple[str, ...]
-    cured: tuple[str, ...]
-    skip: dict[str, str]
+    broken: dict[str, str]
     skip_list: str
     report: str
 
 
-def verdict_path(root: Path, cache_dir: Path) -> Path:
-    """Where the verdict on a tree is kept."""
-    return cache_dir / "checks" / f"{sha256(str(root.resolve()).encode()).hexdigest()[:16]}.json"
+def tree_key(tree: MeshReader | PosedReader) -> str:
+    """A name for a tree as it is opened: read in another way, other things are wrong with it."""
+    root = tree.root.resolve()
+    at_least = tree.at_least if isinstance(tree, PosedReader) else None
+    opened = json.dumps([str(root), tree.name, at_least])
+    return f"{root.name}-{sha256(opened.encode()).hexdigest()[:8]}"
 
 
-def write_verdict(verdict: Verdict, cache_dir: Path) -> None:
+def check_command(tree: PosedReader, cache_dir: Path) -> str:
+    """The command whose verdict counts for a tree as it is opened, for a shell."""
+    command = ["python", "-m", "ouroboros3d", "check-data", str(tree.root), "--reader", tree.name]
+    if tree.at_least != tree.promised_views:
+        command += ["--views_per_object", str(tree.at_least)]
+    if isinstance(tree, ObjaverseRenderingReader):  # it opens with this option only
+        command += ["--assume_rig"]
+    if cache_dir.resolve() != default_cache_dir().resolve():
+        command += ["--cache_dir", str(cache_dir)]
+    return shlex.join(command)
+
+
+def verdict_path(tree: PosedReader, cache_dir: Path) -> Path:
+    """Where the verdict on a tree as it is opened is kept."""
+    return cache_dir / "checks" / f"{tree_key(tree)}.json"
+
+
+def write_verdict(verdict: Verdict, tree: PosedReader, cache_dir: Path) -> None:
     """Keep a verdict in place of an older one on the same tree."""
-    path = verdict_path(Path(verdict.root), cache_dir)
+    path = verdict_path(tree, cache_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(asdict(verdict), indent=1))
 
 
-def read_verdict(root: Path, cache_dir: Path) -> Verdict | None:
-    """The last verdict on a tree; None if it was never checked.
+def read_verdict(tree: PosedReader, cache_dir: Path) -> Verdict | None:
+    """The last verdict on a tree as it is opened; None if it was never checked like this.
 
     Raises:
         ValueError: the file is damaged.
     """
-    path = verdict_path(root, cache_dir)
+    path = verdict_path(tree, cache_dir)
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-        return Verdict(**{**content, "errors": tuple(content["errors"]), "cured": tuple(content["cured"])})
+        return Verdict(**{**content, "errors": tuple(content["errors"]), "broken": dict(content["broken"])})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path}: expected what check-data found in {root}, got {error}; remove the file, or check again: "
-            f"python -m ouroboros3d check-data {root}"
+            f"{path}: expected what check-data found in {tree.root}, got {error}; remove the file, or check again: "
+            f"{check_command(tree, cache_dir)}"
         ) from error
 
 
-def refusal(verdict: Verdict, skipped: Collection[str]) -> str:
+def refusal(verdict: Verdict, tree: PosedReader, cache_dir: Path, used: Collection[str]) -> str:
     """Why a tree must not be trained on, in one line with the way out; empty if it may be.
 
     Args:
         verdict: on the tree.
-        skipped: the objects that are left out.
+        tree: as it is opened.
+        cache_dir: where the verdict is kept.
+        used: the objects that the training uses.
     """
-    again = f"check again (python -m ouroboros3d check-data {verdict.root})"
+    again = f"check again ({check_command(tree, cache_dir)})"
     anyway = "or train on it as it is with --data.ignore_check true"
     if verdict.errors:
         more = len(verdict.errors) - 1
         others = f" and {more} more error{'s' * (more > 1)}" if more else ""
         return (
-            f"root: expected a tree that passes check-data, got {verdict.root}, which failed on "
+            f"root: expected a tree that passes check-data, got {tree.root}, which failed on "
             f"{verdict.checked_at[:10]}: {verdict.errors[0]}{others}. See {verdict.report}; mend it and {again}, "
             f"{anyway}."
         )
-    left = [uid for uid in verdict.skip if uid not in skipped]
-    if verdict.cured and left:
+    left = [uid for uid in verdict.broken if uid in used]
+    if left:
         return (
-            f"root: expected only objects that pass check-data, got {len(left)} of {verdict.root} that do not, such as "
-            f"{left[0]}: {verdict.skip[left[0]]}. Leave them out with --data.skip_uids {verdict.skip_list}, or mend "
-            f"them and {again}, {anyway}. See {verdict.report}."
+            f"root: expected only objects that pass check-data, got {len(left)} of {tree.root} that do not, such as "
+            f"{left[0]}: {verdict.broken[left[0]]}. Leave them out with --data.skip_uids "
+            f"{shlex.quote(verdict.skip_list)}, or mend them and {again}, {anyway}. See {verdict.report}."
         )
     return ""

@@ -67,7 +67,7 @@ def check_tree(tree: PosedReader, sample: int, workers: int, progress: Progress)
     with closing(in_processes(work, uids, workers)) as results:
         for uid, answer in progress.track(results, len(uids), description="reading views"):
             if isinstance(answer, Died):
-                answer = _Seen(Images(uid, SampleError(f"{uid}: the process that read it died ({answer.how}).")))
+                answer = _Seen(Images(uid, SampleError(f"{uid}: the process that read it ended: {answer.how}.")))
             read[uid] = answer
     seen = [read[uid] for uid in uids]
     images = [replace(one.images, cameras=one.poses.cameras if one.poses else None) for one in seen]
@@ -122,7 +122,10 @@ class _Seen:
 def _look(tree: PosedReader, chosen: set[str], uid: str) -> _Seen:
     """Everything about one object that needs its files."""
     torch.set_num_threads(1)  # the processes share the cores already
-    images, alpha = look_at(tree, uid)
+    try:
+        images, alpha = look_at(tree, uid)
+    except OSError as error:  # no permission, or a disk that fails: an object to name, not the end of the check
+        return _Seen(Images(uid, SampleError(f"{uid}: expected views that can be read here, got {error}.")))
     one = view_set(images, alpha) if uid in chosen else None
     fits = uid in chosen and images.cameras is not None and (one is None or one.fits)
     maps = look_at_maps(tree.read(uid)) if fits else None

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -21,7 +22,7 @@ from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
 from ouroboros3d.datamodules.readers.meshes import MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.readers.stored import SampleError
-from ouroboros3d.datamodules.verdicts import Verdict, verdict_path, write_verdict
+from ouroboros3d.datamodules.verdicts import Verdict, tree_key, verdict_path, write_verdict
 from ouroboros3d.files import default_cache_dir, replace_text
 from ouroboros3d.inspection import overlays
 from ouroboros3d.inspection.camera_findings import suspects
@@ -73,7 +74,7 @@ def run(arguments: Sequence[str]) -> None:
 def _run(options: argparse.Namespace) -> list[Finding]:
     tree = open_tree(options.root, options.reader, options.views_per_object, options.assume_rig)
     torch.set_num_threads(1)  # the tensors are tiny: handing work to a second thread costs more than it saves
-    out = options.out or Path("check-data") / options.root.resolve().name
+    out = options.out or Path("check-data") / tree_key(tree)
     for name, folder in (("out", out), ("cache_dir", options.cache_dir)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -84,32 +85,39 @@ def _run(options: argparse.Namespace) -> list[Finding]:
     title = f"{options.root}, format {tree.name}"
     if isinstance(tree, MeshReader):
         assets = tree.assets(tree.uids)
-        skipped = broken_assets(assets, options.workers, timeout_s=120)
-        findings, facts = mesh_findings(assets, skipped), mesh_facts(assets)
+        broken, doubtful = broken_assets(assets, options.workers, timeout_s=120), dict[str, str]()
+        findings, facts = mesh_findings(assets, broken), mesh_facts(assets)
         html = page(title, findings, facts, [])
     else:
         sample = len(tree.uids) if options.all else options.objects
         with Progress(*columns, console=console) as progress:
             check = check_tree(tree, sample, options.workers, progress)
-            findings, facts, skipped = all_findings(check), _facts(check), skip_list(check)
+            findings, facts = all_findings(check), _facts(check)
+            broken, doubtful = skip_list(check)
             html = page(title, findings, facts, _plots(check), _pictures(tree, check, progress))
     report, listed = out / "report.html", out / "skip_uids.txt"
     replace_text(report, html)
-    replace_text(listed, "".join(f"{uid} {reason}\n" for uid, reason in sorted(skipped.items())))
-    errors = [finding for finding in findings if finding.severity == "error"]
-    kept = Verdict(
-        root=str(options.root.resolve()),
-        reader=tree.name,
-        checked_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        errors=tuple(finding.title for finding in errors if not finding.cured),
-        cured=tuple(finding.title for finding in errors if finding.cured),
-        skip=skipped,
-        skip_list=str(listed.resolve()),
-        report=str(report.resolve()),
-    )
-    write_verdict(kept, options.cache_dir)
+    skipped = sorted({**broken, **doubtful}.items())
+    replace_text(listed, "".join(f"{uid}\t{' '.join(reason.split())}\n" for uid, reason in skipped))
+    files = {"report": str(report)}
+    if skipped:
+        files["skip list"] = f"{listed} ({len(skipped)} objects; --data.skip_uids {shlex.quote(str(listed))})"
+    if isinstance(tree, PosedReader):
+        kept = Verdict(
+            root=str(tree.root.resolve()),
+            reader=tree.name,
+            checked_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            errors=tuple(one.title for one in findings if one.severity == "error" and not one.cured),
+            broken=broken,
+            skip_list=str(listed.resolve()),
+            report=str(report.resolve()),
+        )
+        write_verdict(kept, tree, options.cache_dir)
+        said = "refuses this tree" if kept.errors else "asks for the skip list" if kept.broken else "may use it"
+        files["verdict"] = f"{verdict_path(tree, options.cache_dir)} (fit {said})"
     _print(console, title, findings, facts)
-    _print_files(console, kept, report, listed, options.cache_dir)
+    for name, value in files.items():
+        console.print(f"{name + ':':<10} {value}", soft_wrap=True, markup=False)
     return findings
 
 
@@ -182,7 +190,8 @@ def _picture(tree: PosedReader, uid: str, said: str, check: Check) -> Pictured |
     images, alpha = look_at(tree, uid)
     diagnosis = check.diagnosis
     marked = [*diagnosis.bad_views.get(uid, ()), *diagnosis.swapped.get(uid, ()), *images.empty, *images.clipped]
-    one = view_set(images, alpha)
+    # Not of others: this process has no limits, and what the test of an object needs grows with its views' square.
+    one = view_set(images, alpha) if uid in check.misfits else None
     if images.cameras is None:
         return None
     views = overlays.shown_views(images.views, marked)
@@ -226,15 +235,3 @@ def _print(console: Console, title: str, findings: Sequence[Finding], facts: dic
         console.print(table)
     bad = any(finding.severity == "error" for finding in findings)
     console.print(f"[bold {'red' if bad else 'green'}]{escape(verdict(findings))}[/]")
-
-
-def _print_files(console: Console, kept: Verdict, report: Path, listed: Path, cache_dir: Path) -> None:
-    lines = {"report": str(report)}
-    if kept.skip:
-        lines["skip list"] = f"{listed} ({len(kept.skip)} objects; --data.skip_uids {listed})"
-    refused = (
-        "fit refuses this tree" if kept.errors else "fit asks for the skip list" if kept.cured else "fit may use it"
-    )
-    lines["verdict"] = f"{verdict_path(Path(kept.root), cache_dir)} ({refused})"
-    for name, value in lines.items():
-        console.print(f"{name + ':':<10} {value}", soft_wrap=True, markup=False)

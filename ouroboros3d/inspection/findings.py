@@ -2,7 +2,7 @@
 
 from ouroboros3d.inspection.camera_findings import camera_findings, suspects
 from ouroboros3d.inspection.check import Check
-from ouroboros3d.inspection.finding import Finding
+from ouroboros3d.inspection.finding import Finding, view_names
 from ouroboros3d.inspection.image_findings import image_findings
 from ouroboros3d.inspection.map_findings import map_findings
 
@@ -15,23 +15,28 @@ def all_findings(check: Check) -> list[Finding]:
     return sorted(found, key=lambda finding: _ORDER.index(finding.severity))
 
 
-def skip_list(check: Check) -> dict[str, str]:
-    """Objects that cannot be used, with the reason; a mistake of the whole data set is none of a single object."""
-    reasons: dict[str, str] = {}
+def skip_list(check: Check) -> tuple[dict[str, str], dict[str, str]]:
+    """Objects to leave out, with the reason; a mistake of the whole data set is none of a single object.
+
+    Returns:
+        the broken ones, of which each has an error of its own, and those that only a warning is about.
+    """
+    broken: dict[str, str] = {}
+    doubtful: dict[str, str] = {}
     first: dict[str, str] = {}
     for images in check.images:
         uid, known = images.uid, first.get(images.digest, "") if images.usable else ""
         if images.error or images.unreadable:
-            reasons[uid] = " ".join(str(images.error or next(iter(images.unreadable.values()))).split())
+            broken[uid] = str(images.error or next(iter(images.unreadable.values())))
         elif images.opaque:
-            reasons[uid] = f"view {images.opaque[0]} has no transparency"
+            broken[uid] = f"view {images.opaque[0]} has no transparency"
         elif images.empty:
-            reasons[uid] = f"view {images.empty[0]} shows nothing"
+            (broken if len(images.empty) > 1 else doubtful)[uid] = f"{view_names(images.empty)} showing nothing"
         elif known:
-            reasons[uid] = f"the same images as {known}"
+            doubtful[uid] = f"the same images as {known}"
         if images.usable:
             first.setdefault(images.digest, uid)
     for group in suspects(check):
         for uid, reason in group.reasons.items() if group.left_out else ():
-            reasons.setdefault(uid, reason)
-    return reasons
+            broken.setdefault(uid, reason)
+    return broken, {uid: reason for uid, reason in doubtful.items() if uid not in broken}

@@ -31,6 +31,14 @@ def map_findings(maps: Mapping[str, Maps]) -> Iterable[Finding]:
             "Render or download them again; views and cameras can be used without them.",
             tuple(one.unreadable for one in broken.values())[:EXAMPLES],
         )
+    if reasons := [one.not_read for one in maps.values() if one.not_read]:
+        yield Finding(
+            "note",
+            "Depth or normal maps were not looked at",
+            of_objects(len(reasons), len(maps)),
+            reasons[0],
+            "Images and cameras were checked; check again once it is installed, if you need the maps.",
+        )
     yield from _depth({uid: one for uid, one in maps.items() if one.depth is not None})
     if normals := {uid: one.facing_away for uid, one in maps.items() if one.facing_away is not None}:
         away = float(np.mean(list(normals.values())))

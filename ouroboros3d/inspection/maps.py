@@ -17,6 +17,7 @@ from torch import Tensor
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.posed import PosedObject
 from ouroboros3d.datamodules.readers.stored import SampleError
+from ouroboros3d.datamodules.untrusted import MissingPackage
 
 # Of 256 objects of furniture with right depth at 64 pixels, half have a conflict below 0.0001, 1 % above 0.005, one, a
 # net, 0.015. Steps of 0.012 change little. Of a scale that is 10 % off half have more than 0.026, of rays 0.0014.
@@ -33,6 +34,7 @@ class Maps:
 
     Args:
         unreadable: the first map that cannot be read, and why; empty where all can.
+        not_read: which package reading them takes that is not installed; empty where none is missing.
         depth: nearest and farthest value, scene units; None without depth.
         conflict: how far points of one view lie before what the others see, mean in scene units up to 0.1.
         conflict_of_rays: the same were the values distances from the camera's centre.
@@ -42,6 +44,7 @@ class Maps:
     """
 
     unreadable: str = ""
+    not_read: str = ""
     depth: tuple[float, float] | None = None
     conflict: float = 0.0
     conflict_of_rays: float = 0.0
@@ -63,8 +66,10 @@ def look_at_maps(found: PosedObject) -> Maps | None:
     try:
         depth = None if found.depth is None else pixels.of_views(found.depth, views)
         normals = None if found.normals is None else pixels.of_views(found.normals, views)
-    except SampleError as error:
+    except (SampleError, OSError) as error:
         return Maps(unreadable=str(error))
+    except MissingPackage as error:
+        return Maps(not_read=str(error))
     away = None if normals is None else _facing_away(cameras, pixels, normals)
     if depth is None or len(views) < 2 or not bool((depth > 0).any()):
         return Maps(facing_away=away)
@@ -72,7 +77,8 @@ def look_at_maps(found: PosedObject) -> Maps | None:
     stored = conflict(cameras, pixels, depth)
     along = pixels.rays(cameras).norm(dim=-1)
     scale, scaled = (1.0, stored) if stored <= FITS else _best_scale(cameras, pixels, depth)
-    return Maps("", reach, stored, conflict(cameras, pixels, depth / along), scale, scaled, away)
+    of_rays = conflict(cameras, pixels, depth / along)
+    return Maps("", "", reach, stored, of_rays, scale, scaled, away)
 
 
 @dataclass(frozen=True)

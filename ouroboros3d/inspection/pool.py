@@ -1,12 +1,17 @@
-"""Work in processes of which any may die: its item is lost, the others go on."""
+"""Work in processes of which any may die, or be ended for what it takes: its item is lost, the others go on."""
 
+import errno
+import resource
 import signal
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import Pipe, Process, parent_process
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Generic, TypeVar
+
+from ouroboros3d.datamodules.render_process import DEFAULT_MEMORY_MIB
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -14,10 +19,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Died:
-    """In place of a result: the process that worked on the item ended.
+    """In place of a result: the process that worked on the item ended, or had no memory left for it.
 
     Args:
-        how: by which signal, or with which exit status.
+        how: by which signal, with which exit status, or beyond which limit.
     """
 
     how: str
@@ -31,9 +36,11 @@ class _Raised:
 class _Worker(Generic[Item, Result]):
     """One process; it ends with this one, whatever ends that."""
 
-    def __init__(self, work: Callable[[Item], Result]) -> None:
+    def __init__(self, work: Callable[[Item], Result], timeout_s: float, memory_mib: int) -> None:
         self.connection, theirs = Pipe()
-        self._process = Process(target=_serve, args=(work, theirs, self.connection), daemon=True)
+        self._timeout_s = timeout_s
+        arguments = (work, theirs, self.connection, timeout_s, memory_mib)
+        self._process = Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -46,10 +53,12 @@ class _Worker(Generic[Item, Result]):
 
     def result(self) -> Result | Died:
         try:
-            answer: Result | _Raised = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+            answer: Result | Died | _Raised = self.connection.recv()
+        except (EOFError, OSError):  # before it answered, or within its answer
             self._process.join()
             code = self._process.exitcode or 0
+            if code == -signal.SIGALRM:
+                return Died(f"took longer than {self._timeout_s:g} s")
             return Died(signal.Signals(-code).name if code < 0 else f"exit status {code}")
         if isinstance(answer, _Raised):
             raise answer.error
@@ -62,7 +71,11 @@ class _Worker(Generic[Item, Result]):
 
 
 def in_processes(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    timeout_s: float = 600.0,
+    memory_mib: int = DEFAULT_MEMORY_MIB,
 ) -> Generator[tuple[Item, Result | Died], None, None]:
     """Do the same with many items; to close this ends the processes.
 
@@ -70,6 +83,8 @@ def in_processes(
         work: called with each item in one of the processes.
         items: of any kind that can be pickled, as results can.
         workers: processes at a time.
+        timeout_s: of an item; a process that takes longer ends.
+        memory_mib: MiB that a process may allocate.
 
     Yields:
         items with their results as they come, in no order; with `Died` where the process ended at it.
@@ -83,7 +98,7 @@ def in_processes(
     try:
         while True:
             for item in islice(left, workers - len(busy)):
-                while not (worker := idle.pop() if idle else _Worker(work)).takes(item):
+                while not (worker := idle.pop() if idle else _Worker(work, timeout_s, memory_mib)).takes(item):
                     worker.end()  # it was killed while it waited
                 busy[worker.connection] = worker, item
             if not busy:
@@ -103,9 +118,14 @@ def in_processes(
             worker.end()
 
 
-def _serve(work: Callable[[Item], Result], connection: Connection, parents: Connection) -> None:
+def _serve(
+    work: Callable[[Item], Result], connection: Connection, parents: Connection, timeout_s: float, memory_mib: int
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
-    parents.close()  # a forked process holds both ends
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    parents.close()  # a forked process holds both ends, and the parent's memory
+    limit = _allocated() + memory_mib * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     parent = parent_process()
     assert parent is not None
     while connection in wait([connection, parent.sentinel]):
@@ -113,8 +133,26 @@ def _serve(work: Callable[[Item], Result], connection: Connection, parents: Conn
             item = connection.recv()
         except EOFError:
             return
+        # Without a Python handler the alarm ends the process even inside native code that never returns.
+        signal.setitimer(signal.ITIMER_REAL, timeout_s)
         try:
-            answer: Result | _Raised = work(item)
+            answer: Result | Died | _Raised = work(item)
         except Exception as error:  # noqa: BLE001 - raised again where the results are asked for
-            answer = _Raised(error)
+            answer = Died(f"needed more than {memory_mib} MiB") if _no_memory(error) else _Raised(error)
         connection.send(answer)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _allocated() -> int:
+    """Bytes that this process holds of what RLIMIT_DATA limits."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmData:")[2].split()[0]) * 1024
+
+
+def _no_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it was made of, says that no more memory was given."""
+    if error is None:
+        return False
+    refused = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    refused = refused or (isinstance(error, RuntimeError) and "allocate memory" in str(error))  # of PyTorch
+    return refused or _no_memory(error.__cause__)

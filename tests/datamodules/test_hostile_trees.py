@@ -16,19 +16,37 @@ from random import Random
 
 import numpy as np
 import OpenEXR
+import posed_writers
 import pytest
 from conftest import write_tree
 from damage import SEEDS, bounded, damaged, few, fuzz, one_line
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from posed_writers import LAYOUTS, SIZE, gobjaverse, instantmesh, official, ours, trellis, zero123
+from posed_writers import SIZE, Written, gobjaverse, instantmesh, official, ours, trellis, zero123
 
 from ouroboros3d.datamodules.readers import exr, objaverse, stored
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.objaverse import INDEX, ObjaverseReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
+from ouroboros3d.datamodules.readers.shards import ShardReader, index_line
 from ouroboros3d.datamodules.readers.stored import SampleError
+from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, UntrustedError
+
+
+def shards(root: Path, uid: str) -> Written:
+    """Our own orbits in one shard."""
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(root / "shard-000000.tar", "w:") as archive:
+        written = ours(Path(folder), uid)
+        for path in sorted(Path(folder).glob("*/*")):
+            archive.add(path, f"{path.parent.name}.{path.name}")
+    with tarfile.open(root / "shard-000000.tar", "r:") as archive:
+        members = {member.name: (member.offset_data, member.size) for member in archive}
+    (root / "shard-000000.jsonl").write_text(index_line(uid, members))
+    return written
+
+
+LAYOUTS = {**posed_writers.LAYOUTS, "shards": ("shards", "thing", shards)}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +77,7 @@ def refused(root: Path, layout: str) -> str:
                 assert found.depth(view).isfinite().all()
             if found.normals is not None:
                 assert found.normals(view).isfinite().all()
-    except SampleError as error:
+    except UntrustedError as error:
         return one_line(error)
     return ""
 
@@ -150,6 +168,43 @@ def test_what_is_no_file_is_not_read(name: str, tmp_path: Path) -> None:
         make()
         with bounded(2):
             assert said(tmp_path)
+
+
+def test_shards_that_are_no_files_are_not_read(tmp_path: Path) -> None:
+    shards(tmp_path, "thing")
+    index, archive = tmp_path / "shard-000000.jsonl", tmp_path / "shard-000000.tar"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (archive, index):
+        path.unlink()
+        for target in (tmp_path / "pipe", Path("/dev/zero")):
+            path.symlink_to(target)
+            tree = ShardReader(tmp_path)
+            with pytest.raises(UntrustedError, match=r"no regular file") as caught:
+                tree.read("thing")
+            assert path.name in one_line(caught.value)
+            path.unlink()
+
+
+@pytest.mark.parametrize("begin", [b"", b'{"uid": "'])
+def test_lines_of_any_length_in_an_index_are_not_read(begin: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "shard-000000.jsonl"
+    path.write_bytes(begin)
+    os.truncate(path, 2**40)
+    with (
+        bounded(3 * MAX_DESCRIPTION_BYTES / 2**20),
+        pytest.raises(UntrustedError, match="a line of more than") as caught,
+    ):
+        ShardReader(tmp_path).list_uids()
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["[" * 10**6, '{"uid": ' + "[" * 10**6, '{"uid": 3}', '{"uid": "thing"', "\udcff", "\n"]
+)
+def test_lines_that_are_no_objects(line: str, tmp_path: Path) -> None:
+    shards(tmp_path, "thing")
+    (tmp_path / "shard-000000.jsonl").write_bytes(line.encode(errors="surrogateescape"))
+    assert "shard-000000.jsonl" in refused(tmp_path, "shards")
 
 
 def header(description: str) -> bytes:

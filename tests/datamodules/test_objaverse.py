@@ -1,3 +1,5 @@
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ from torch.testing import assert_close
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras, check_rigid
 from ouroboros3d.datamodules.datasets import Draw, DrawSampler, collate
-from ouroboros3d.datamodules.objaverse import ObjaverseDataModule, default_cache_dir
+from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
+from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.splits import SPLITS
+from ouroboros3d.files import default_cache_dir
 
 
 def module(tree: Tree, cache_dir: Path, **changes: object) -> ObjaverseDataModule:
@@ -281,6 +285,31 @@ def test_nothing_to_do(tree: Tree, cache_dir: Path, tmp_path: Path) -> None:
         ready(tree, cache_dir, uids=tmp_path / "empty.txt")
     with pytest.raises(ValueError, match="uids: expected a list, or a file with one uid a line"):
         ready(tree, cache_dir, uids=tmp_path / "missing.txt")
+
+
+def test_names_to_skip_that_nothing_has_are_told_once(
+    tree: Tree, cache_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = ready(tree, cache_dir, skip_uids=[tree.uids["train"][0], "nobody"])
+    assert tree.uids["train"][0] not in data.objects()["train"]
+    assert caplog.text.count("skip_uids: 1 of 2 names are no objects of") == 1
+    assert "'nobody'" in caplog.text
+
+
+def test_a_damaged_view_of_the_cache_says_how_it_is_made_again(tree: Tree, cache_dir: Path, tmp_path: Path) -> None:
+    cache = Path(shutil.copytree(cache_dir, tmp_path / "cache"))
+    data = ready(tree, cache)
+    uid = data.objects()["train"][0]
+    (view,) = cache.glob(f"*/{uid}-00/render_0000.webp")
+    content = view.read_bytes()
+    view.write_bytes(content[:50])
+    folder = re.escape(str(view.parent.parent / uid))
+    with pytest.raises(SampleError, match=rf"^{uid}: .*render_0000\.webp.* Remove {folder}-\*: the same command"):
+        list(data.train_dataloader())
+    for orbit in view.parent.parent.glob(f"{uid}-*"):
+        shutil.rmtree(orbit)
+    module(tree, cache).prepare_data()
+    assert view.read_bytes() == content
 
 
 def test_default_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:

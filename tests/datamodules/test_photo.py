@@ -211,7 +211,7 @@ def test_what_is_no_usable_photo(tmp_path: Path) -> None:
 
 def test_what_would_hang_or_fill_the_memory_is_refused_unread(tmp_path: Path) -> None:
     dot = png_16(np.zeros((1, 1, 3), dtype=np.uint16), 2)
-    for name, width, height in (("bomb.png", 60_000, 60_000), ("long.png", 9_000, 9_000)):
+    for name, width, height in (("bomb.png", 60_000, 60_000), ("long.png", 17_000, 9_000)):
         header = b"IHDR" + struct.pack(">II", width, height) + dot[24:29]
         (tmp_path / name).write_bytes(dot[:12] + header + struct.pack(">I", zlib.crc32(header)) + dot[33:])
     os.mkfifo(tmp_path / "pipe.png")
@@ -221,7 +221,7 @@ def test_what_would_hang_or_fill_the_memory_is_refused_unread(tmp_path: Path) ->
     picture().save(tmp_path / "program.eps")  # which Pillow would hand to Ghostscript
     for name, expected in [
         ("bomb.png", "3600000000 pixels"),
-        ("long.png", "9000 x 9000 pixels, expected at most 8192 a side"),
+        ("long.png", "17000 x 9000 pixels, expected at most 16384 a side"),
         ("pipe.png", "no regular file"),
         ("zero.png", "no regular file"),
         ("huge.png", "1099511627776 bytes"),
@@ -231,6 +231,25 @@ def test_what_would_hang_or_fill_the_memory_is_refused_unread(tmp_path: Path) ->
             load_photo(tmp_path / name, SIZE)
         assert str(error.value).startswith(f"{tmp_path / name}: expected a")
         assert "\n" not in str(error.value)
+
+
+def test_photos_of_200_megapixels_are_within_the_limits(tmp_path: Path) -> None:
+    pillows = Image.MAX_IMAGE_PIXELS
+    dot = png_16(np.zeros((1, 1, 3), dtype=np.uint16), 2)
+    header = b"IHDR" + struct.pack(">II", 16_384, 16_384) + bytes([1, 0, 0, 0, 0])  # grey of one bit
+    (tmp_path / "cut.png").write_bytes(dot[:12] + header + struct.pack(">I", zlib.crc32(header)) + dot[33:])
+    with pytest.raises(ValueError, match=r"expected a readable image, got .*truncated"):
+        load_photo(tmp_path / "cut.png", SIZE)
+    picture().resize((9_000, 5_400), Image.Resampling.NEAREST).save(tmp_path / "a.jpg")
+    check(*load_photo(tmp_path / "a.jpg", SIZE), 0.05)
+    assert Image.MAX_IMAGE_PIXELS == pillows
+
+
+def test_an_image_that_is_given_stays_as_it_is(tmp_path: Path) -> None:
+    picture().resize((2_400, 1_440), Image.Resampling.NEAREST).save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        check(*load_photo(image, SIZE), 0.05)
+        assert (image.size, image.mode) == ((2_400, 1_440), "RGB")
 
 
 def test_tiny_and_thin_images_have_nothing_in_the_foreground(tmp_path: Path) -> None:

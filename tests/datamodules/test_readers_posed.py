@@ -22,6 +22,7 @@ from ouroboros3d.datamodules.readers.stored import (
     TransposedPoses,
     WrongFieldOfView,
 )
+from ouroboros3d.datamodules.untrusted import MissingPackage
 
 DEPTH = ["ours", "gobjaverse", "gobjaverse_tar", "instantmesh", "trellis", "syncdreamer_gso"]
 NORMALS = ["ours", "bpy_renderer", "gobjaverse", "gobjaverse_tar", "instantmesh"]
@@ -364,8 +365,22 @@ def test_gobjaverse_without_angles_has_the_focal_length_of_the_data_set(tmp_path
 def test_exr_without_its_library_says_what_to_install(trees, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = read(trees, "gobjaverse")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"OpenEXR is not installed; run `pip install ouroboros3d\[exr\]`"):
+    with pytest.raises(MissingPackage, match=r"OpenEXR is not installed; run `pip install ouroboros3d\[exr\]`"):
         found.depth(0)
+
+
+@pytest.mark.parametrize("error", [KeyError("A"), ValueError("too few values")])
+def test_whatever_a_reader_of_maps_raises_is_an_error_of_the_object(
+    trees, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ouroboros3d.datamodules.readers.gobjaverse._map", broken)
+    found, _ = read(trees, "gobjaverse")
+    for maps in (found.depth, found.normals):
+        with pytest.raises(SampleError, match=f"view 2: expected (depth|normals) with .*got {type(error).__name__}"):
+            maps(2)
 
 
 def test_lgm_has_one_ring_of_near_horizontal_views(trees) -> None:

@@ -37,9 +37,9 @@ def test_fractions_are_met_and_larger_ones_only_add() -> None:
 
 
 def test_lists_survive_the_disk(tmp_path: Path) -> None:
-    names = {"train": ["b", "a"], "val": [], "test": ["c"]}
+    names = {"train": ["red table", "red chair"], "val": [], "test": ["c"]}
     write_splits(tmp_path, names)
-    assert read_splits(tmp_path) == {"train": ["a", "b"], "val": [], "test": ["c"]}
+    assert read_splits(tmp_path) == {"train": ["red chair", "red table"], "val": [], "test": ["c"]}
     assert splits_sha256(read_splits(tmp_path)) == splits_sha256(names)
     assert splits_sha256({"train": ["a"], "val": ["b"], "test": ["c"]}) != splits_sha256(names)
 

@@ -1,6 +1,8 @@
 """What all readers of foreign files share: limits, regular files, and errors of one line."""
 
+import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from hypothesis import strategies as st
 
 from ouroboros3d.datamodules.untrusted import (
     MAX_NAME_BYTES,
+    MissingPackage,
     UntrustedError,
     can_name_a_file,
+    listed_names,
     parse_json,
     read_regular,
     refusing,
@@ -32,11 +36,10 @@ def test_messages_are_one_line_of_limited_length(text: str, times: int) -> None:
     ("error", "found"),
     [
         (KeyError("scale"), "KeyError: 'scale'"),
-        (MemoryError(), "MemoryError"),
         (ValueError("two\nlines."), "ValueError: two lines"),
         (StopIteration(), "StopIteration"),
         (RecursionError("too deep"), "RecursionError: too deep"),
-        (FileNotFoundError(2, "No such file or directory", "x"), "FileNotFoundError: No such file or directory"),
+        (FileNotFoundError(2, "No such file or directory", "x"), "No such file or directory"),
         (SyntaxError("broken PNG file"), "SyntaxError: broken PNG file"),
     ],
 )
@@ -48,10 +51,60 @@ def test_whatever_goes_wrong_becomes_an_error_of_one_line(error: Exception, foun
 
 
 def test_what_is_refused_already_and_what_ends_the_program_passes() -> None:
-    for error in (OtherError("thing: expected one, got another"), KeyboardInterrupt(), SystemExit(3)):
+    for error in (
+        OtherError("thing: expected one, got another"),
+        MissingPackage("install it"),
+        KeyboardInterrupt(),
+        SystemExit(3),
+    ):
         with pytest.raises(type(error)) as caught, refusing(UntrustedError, "thing: expected a scale"):
             raise error
         assert caught.value is error
+
+
+def test_errors_of_the_machine_are_put_down_to_no_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with (
+            pytest.raises(OSError, match=r"Too many open files: .*/file") as caught,
+            refusing(OtherError, "a thing"),
+        ):
+            read_regular(tmp_path / "file", 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE
+    for error, number in ((OSError(errno.EIO, "Input/output error"), errno.EIO), (MemoryError(), errno.ENOMEM)):
+        with pytest.raises(OSError, match="'thing: expected a scale'") as caught:
+            with refusing(OtherError, "a scene"), refusing(OtherError, "thing: expected a scale"):
+                raise error
+        assert caught.value.errno == number
+
+
+def test_memory_that_a_limited_process_lacks_is_put_down_to_the_file() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (2**40, hard))
+    try:
+        with pytest.raises(OtherError, match="thing: expected a scale, got MemoryError"):
+            with refusing(OtherError, "thing: expected a scale"):
+                bytearray(2**41)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("red chair\nred table\n", ["red chair", "red table"]),
+        ("00/a\tA chair, red.\n00/b\t\n", ["00/a", "00/b"]),
+        ("a\r\n\r\n \nb", ["a", "b"]),
+        (" a \n", [" a "]),
+        ("", []),
+    ],
+)
+def test_a_list_has_a_name_a_line(text: str, names: list[str]) -> None:
+    assert listed_names(text) == names
 
 
 def test_only_regular_files_are_read_and_no_more_than_the_limit(tmp_path: Path) -> None:

@@ -1,18 +1,24 @@
 """`check-data` as a user meets it: right data pass, spoilt images are found, and the report stands alone."""
 
+import errno
 import json
+import os
 import re
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from checked import check, titles
 from PIL import Image
 from planted import OPENGL, Posed, write_official, write_zero123
 
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
+from ouroboros3d.datamodules.readers.posed import PosedObject
 from ouroboros3d.datamodules.verdicts import read_verdict
 from ouroboros3d.files import default_cache_dir
 from ouroboros3d.inspection.images import look_at
@@ -70,16 +76,75 @@ def test_every_spoilt_object_is_named_and_skipped_by_training(odd: list[Posed], 
     page = (out / "report.html").read_text()
     assert f"{missing}: view 3" in page
     assert "render_0003.webp" in page
-    verdict = read_verdict(tree, default_cache_dir())
+    verdict = read_verdict(Ouroboros3DReader(tree), default_cache_dir())
     assert verdict is not None
     assert verdict.errors == ()
-    assert verdict.cured == ("Missing or unreadable views",)
+    assert set(verdict.broken) == {missing, damaged}  # no error is about an empty view or a copy
     assert "Train only without the objects of skip_uids.txt: missing or unreadable views." in page
-    skipped = {line.split()[0]: line for line in (out / "skip_uids.txt").read_text().splitlines()}
+    skipped = dict(line.split("\t") for line in (out / "skip_uids.txt").read_text().splitlines())
     assert set(skipped) == {missing, damaged, empty, "zz_copy"}
     assert copied in skipped["zz_copy"]
     data = ObjaverseDataModule(root=tree, skip_uids=out / "skip_uids.txt", num_views=4)
     assert {uid for chosen in data.objects().values() for uid in chosen} == {cut, copied}
+
+
+def test_objects_of_several_empty_views_are_broken(odd: list[Posed], tmp_path: Path) -> None:
+    tree = write_official(tmp_path / "tree", odd[:3])
+    for uid, views in ((odd[0].uid, (1, 4)), (odd[1].uid, (2,))):
+        for view in views:
+            Image.new("RGBA", (64, 64)).save(tree / uid / f"render_{view:04d}.webp", lossless=True)
+    assert check(tree, "--out", tmp_path / "out", "--objects", 1, "--workers", 1) == 1
+    verdict = read_verdict(Ouroboros3DReader(tree), default_cache_dir())
+    assert verdict is not None
+    assert verdict.broken == {odd[0].uid: "views 1, 4 showing nothing"}
+    skipped = f"{odd[0].uid}\tviews 1, 4 showing nothing\n{odd[1].uid}\tview 2 showing nothing\n"
+    assert sorted((tmp_path / "out/skip_uids.txt").read_text().splitlines()) == sorted(skipped.splitlines())
+
+
+def refuse() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [
+        (refuse, "expected views that can be read here, got [Errno 5] Input/output error."),
+        (die, "the process that read it ended: SIGKILL."),
+    ],
+)
+def test_an_object_that_cannot_be_read_here_is_named_and_the_others_are_checked(
+    odd: list[Posed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None], reason: str
+) -> None:
+    tree, rgba = write_official(tmp_path / "tree", odd[:3]), PosedObject.rgba
+
+    def failing(found: PosedObject, view: int) -> torch.Tensor:
+        if (found.uid, view) == (odd[1].uid, 2):
+            happens()
+        return rgba(found, view)
+
+    monkeypatch.setattr(PosedObject, "rgba", failing)
+    assert check(tree, "--out", tmp_path / "out", "--objects", 1, "--workers", 1) == 1
+    assert titles(tmp_path / "out") == ["Objects cannot be read"]
+    assert (tmp_path / "out/skip_uids.txt").read_text() == f"{odd[1].uid}\t{odd[1].uid}: {reason}\n"
+
+
+def test_trees_of_one_name_do_not_share_their_files(
+    odd: list[Posed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lists = set()
+    for name in ("a", "b"):
+        tree = write_official(tmp_path / name / "renders", odd[:1])
+        assert check(tree, "--workers", 1) == 0
+        verdict = read_verdict(Ouroboros3DReader(tree), default_cache_dir())
+        assert verdict is not None
+        lists.add(verdict.skip_list)
+    assert lists == {str(path) for path in tmp_path.glob("check-data/renders-*/skip_uids.txt")}
+    assert len(lists) == 2
 
 
 def test_the_report_is_the_same_with_any_number_of_processes(odd: list[Posed], tmp_path: Path) -> None:
@@ -138,16 +203,20 @@ def test_degrees_for_radians_are_named(odd: list[Posed], tmp_path: Path) -> None
     assert titles(tmp_path / "out") == ["Fields of view are no angles in radians"]
 
 
-def test_a_tree_of_meshes_is_counted_and_broken_files_are_named(tmp_path: Path) -> None:
+def test_a_tree_of_meshes_is_counted_and_broken_files_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from ouroboros3d.datamodules.objaverse import BUNDLED
 
     (tmp_path / "meshes").mkdir()
     (source,) = BUNDLED.glob("glbs/*/1ca722*.glb")
     shutil.copy(source, tmp_path / "meshes/horse.glb")
     (tmp_path / "meshes/broken.glb").write_bytes(b"glTF")
-    assert check(tmp_path / "meshes", "--out", tmp_path / "out", "--workers", 1) == 1
+    assert check(tmp_path / "meshes", "--out", tmp_path / "out", "--workers", 1, "--cache_dir", tmp_path / "cache") == 1
     assert titles(tmp_path / "out") == ["Meshes cannot be rendered"]
-    assert (tmp_path / "out/skip_uids.txt").read_text().startswith("broken load: ")
+    assert (tmp_path / "out/skip_uids.txt").read_text().startswith("broken\tload: ")
+    assert not list((tmp_path / "cache").iterdir())  # fit asks for no verdict on meshes
+    assert "verdict:" not in capsys.readouterr().out
 
 
 def test_wrong_use_gets_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

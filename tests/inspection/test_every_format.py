@@ -1,5 +1,6 @@
 """Every format that is read, written by its writer: no alarm where all is right, and a planted mistake is named."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +49,16 @@ def test_a_right_tree_raises_no_alarm(tmp_path: Path, layout: str) -> None:
         near, far = map(float, found["depth"].split(" in ")[0].split(" to "))
         # Eight of the views, steps of 0.012 in one format, a rim that another leaves out.
         assert min(d.min() for d in depths) - 0.01 < near < far < max(d.max() for d in depths) + 0.01
+
+
+def test_without_openexr_the_maps_alone_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "OpenEXR" else find_spec(name))
+    _, uid, write = LAYOUTS["gobjaverse"]
+    write(tmp_path / "tree", uid)
+    assert run(tmp_path / "tree", "gobjaverse") == []
+    assert "Depth or normal maps were not looked at" in titles(tmp_path / "out", "note")
+    assert "pip install ouroboros3d[exr]" in (tmp_path / "out/report.html").read_text()
 
 
 @pytest.mark.parametrize("reader", [reader for reader, layout in ONE_EACH.items() if layout in ANY_RIG])

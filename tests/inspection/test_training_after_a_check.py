@@ -1,5 +1,7 @@
 """Training on a tree that check-data found wrong: refused in one line with the way out."""
 
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from commands import refusal
 from planted import OPENGL, Posed, write_official
 
 from ouroboros3d.cli import main
+from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 
 ROOT = Path(__file__).parents[2]
 FIT = (
@@ -44,16 +47,40 @@ def test_wrong_cameras_are_trained_on_only_when_asked_for(odd: list[Posed], caps
 
 
 def test_leaving_the_broken_objects_out_is_enough(odd: list[Posed], capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy of another object is in the skip list as well, but no error: nobody asks for it."""
     write_official(Path("tree"), odd)
     missing = odd[0].uid
+    shutil.copytree(Path("tree") / odd[1].uid, "tree/zz_copy")
     (Path("tree") / missing / "render_0003.webp").unlink()
     with pytest.raises(SystemExit, match="1"):
         main(["check-data", "tree", "--out", "checked"])
     line = refusal(capsys, *FIT)
-    assert f"got 1 of {Path('tree').resolve()} that do not, such as {missing}" in line
+    assert f"got 1 of tree that do not, such as {missing}" in line
     assert f"--data.skip_uids {Path('checked/skip_uids.txt').resolve()}" in line
+    ObjaverseDataModule(Path("tree"), skip_uids=[missing], val_fraction=0, test_fraction=0).setup("fit")
     main([*FIT, "--data.skip_uids=checked/skip_uids.txt"])
     assert checkpoints() == 1
+
+
+def test_following_the_line_is_enough_however_the_tree_is_opened(
+    odd: list[Posed], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_official(Path("my tree"), odd[:1])
+
+    def set_up() -> str:
+        caplog.clear()
+        data = ObjaverseDataModule(
+            Path("my tree"), views_per_object=5, cache_dir=Path("elsewhere"), val_fraction=0, test_fraction=0
+        )
+        data.setup("fit")
+        return caplog.text
+
+    main(["check-data", "my tree", "--workers=1"])
+    said = set_up()
+    assert "cameras were never checked; run python -m ouroboros3d check-data 'my tree' " in said
+    command = shlex.split(said.split("; run ")[1].splitlines()[0])
+    main(command[command.index("check-data") :])
+    assert "never checked" not in set_up()
 
 
 def test_a_tree_that_passes_or_was_never_checked_is_trained_on(

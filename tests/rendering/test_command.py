@@ -8,18 +8,20 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from mesh_trees import memory_hog, slab, write_meshes
+from mesh_trees import Here, memory_hog, slab, write_meshes
 from torch.testing import assert_close
 
 from ouroboros3d.cli import main
+from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.orbits import OrbitRig
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.render_jobs import RenderJob
 from ouroboros3d.datamodules.render_worker import render_object
-from ouroboros3d.datamodules.splits import read_splits
+from ouroboros3d.datamodules.splits import read_splits, split_of
 from ouroboros3d.files import sha256_of
 from ouroboros3d.rendering.command import _parser, _workers
 
@@ -94,6 +96,60 @@ def test_maps_change_no_pixel_of_what_the_cache_renders(meshes: Path, rendered: 
             with_maps = json.loads((rendered / name).read_text())
             del with_maps["maps_frame"], with_maps["depth_unit"]
             assert json.loads(content) == with_maps
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the seconds that a process takes to start; it calls the same function."""
+    monkeypatch.setattr("ouroboros3d.rendering.command.RenderProcess", lambda memory_mib: Here())
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_names_with_spaces_are_whole_in_every_list(tmp_path: Path) -> None:
+    uids = ["red chair", "red sofa", "red table"]
+    assert [split_of(uid) for uid in uids] == ["test", "train", "train"]
+    root, out = write_meshes(tmp_path / "tree", {uid: slab(0) for uid in uids}), tmp_path / "out"
+    arguments = ["render", str(root), "--out", str(out), "--workers", "1", *RIG, "--views", "2", "--orbits", "1"]
+    main([*arguments, "--max_objects", "2"])
+    assert read_splits(out) == {"train": ["red sofa-00"], "val": [], "test": ["red chair-00"]}
+    main(arguments)
+    assert read_splits(out) == {"train": ["red sofa-00", "red table-00"], "val": [], "test": ["red chair-00"]}
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    for again in (arguments, [*arguments, "--max_objects", "2"]):
+        main(again)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    skipped = tmp_path / "skip_uids.txt"
+    skipped.write_text("red table\tits camera is wrong\n")
+    data = ObjaverseDataModule(root=out, skip_uids=skipped)
+    assert data.objects() == {"train": ["red sofa"], "val": [], "test": ["red chair"]}
+    skipped.write_text("red chair\nred table\n")
+    main([*arguments, "--uids", str(skipped)])
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_radius_and_light_reach_the_cameras_and_the_pixels(meshes: Path, rendered: Path, tmp_path: Path) -> None:
+    def read(out: Path) -> tuple[np.ndarray, torch.Tensor]:
+        meta = json.loads((out / "a-00/meta.json").read_text())
+        poses = np.array([location["transform_matrix"] for location in meta["locations"]])
+        tree = open_tree(out)
+        assert isinstance(tree, PosedReader)
+        return np.linalg.norm(poses[:, :3, 3], axis=1), tree.read("a").rgba(0)
+
+    def render(name: str, *options: str) -> tuple[np.ndarray, torch.Tensor]:
+        main(["render", str(meshes), "--out", str(tmp_path / name), "--uids", "a", "--workers", "1", *RIG, *options])
+        return read(tmp_path / name)
+
+    radius, pixels = read(rendered)
+    np.testing.assert_allclose(radius, 1.7417, rtol=1e-5)
+    far, smaller = render("far", "--orbits", "2", "--radius", "2.5")
+    np.testing.assert_allclose(far, 2.5, rtol=1e-5)
+    assert (smaller[..., 3] > 127).sum() < (pixels[..., 3] > 127).sum()
+    _, lit = render("lit", "--orbits", "2", "--light", "1")
+    assert torch.equal(lit[..., 3], pixels[..., 3])
+    seen = pixels[..., 3] > 127
+    assert (lit[seen][:, :3] <= pixels[seen][:, :3]).all()
+    assert lit[seen][:, :3].float().mean() < pixels[seen][:, :3].float().mean() - 1
 
 
 def test_depth_reaches_the_far_side_of_the_object_from_any_radius(meshes: Path, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_broken_shards_are_named(shards: Path, tmp_path: Path) -> None:
     (out / "shard-000001.tar").write_bytes((out / "shard-000001.tar").read_bytes()[:5000])
     (out / "shard-000002.tar").unlink()
     reader = ShardReader(out)
-    with pytest.raises(SampleError, match=r"shard-000001\.tar:d-00\.meta\.json, got the archive ends after"):
+    with pytest.raises(SampleError, match=r"shard-000001\.tar:d-00\.meta\.json, got .*the archive ends after"):
         reader.read("d").rgba(7)
     with pytest.raises(SampleError, match=r"e: expected .*shard-000002\.tar, which does not exist"):
         reader.read("e")

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property, partial
@@ -24,6 +25,9 @@ from ouroboros3d.datamodules.untrusted import (
 INDEX = "object-paths.json.gz"
 LVIS = "lvis-annotations.json.gz"
 _BLOCK = 2**20
+# As nearly all uids and paths are; for a hundred thousand of them the full rules take a third of a second.
+_PLAIN_UID = re.compile(r"[\w-]{1,100}", re.ASCII)
+_PLAIN_PATH = re.compile(r"[\w-]+(?:[./][\w-]+)*", re.ASCII)
 
 
 class ObjaverseReader(MeshReader):
@@ -120,7 +124,8 @@ class ObjaverseReader(MeshReader):
     def files(self, uids: list[str]) -> list[MeshFile]:
         """Where the meshes of these objects are, in their order; no metadata is read."""
         root = os.path.join(self.root, "")
-        return [MeshFile(uid, root + self._paths[uid]) for uid in uids]
+        paths = (root + self._paths[uid] for uid in uids)
+        return list(map(MeshFile._make, zip(uids, paths, strict=True)))
 
     def _asset(self, uid: str, categories: tuple[str, ...], entry: dict[str, Any]) -> Asset:
         user = entry.get("user") or {}
@@ -137,6 +142,8 @@ class ObjaverseReader(MeshReader):
     def _check_inside(self, paths: dict[str, Any]) -> None:
         # Uids name folders of the rendered cache and the index may come from anywhere, so neither may leave its folder.
         for uid, path in paths.items():
+            if isinstance(path, str) and _PLAIN_PATH.fullmatch(path) and _PLAIN_UID.fullmatch(uid):
+                continue
             inside = isinstance(path, str) and path.isprintable() and path[:1] != "/" and ".." not in path.split("/")
             if not inside or not can_name_a_file(uid):
                 raise UntrustedError(

@@ -33,6 +33,7 @@ from ouroboros3d.datamodules.untrusted import (
     MAX_LIST_BYTES,
     MAX_VIEW_SIDE,
     UntrustedError,
+    listed_names,
     open_image,
     parse_json,
     read_regular,
@@ -53,7 +54,8 @@ class PosedObject:
         images: the F image files.
         size: height and width of every image in pixels.
         rings: views that stand around the object, each ring in its stored order; empty where the cameras form none.
-        depth: gives a view's z-depth [H, W] in scene units, 0 = empty; None where the format has none.
+        depth: gives a view's z-depth [H, W] in scene units, 0 = empty; None where the format has none. Like `normals`
+            it raises SampleError where the file is wrong, and MissingPackage where that of its format is not there.
         normals: gives a view's unit normals [H, W, 3] in the object's frame, zero = empty; None likewise.
     """
 
@@ -275,14 +277,14 @@ def read_json(files: ObjectFiles, name: str) -> dict[str, Any]:
 
 
 def read_listed(path: Path, what: Literal["lines", "array"]) -> list[str]:
-    """Names of a list: of a text file, the first word of each line; or of a JSON array.
+    """Names of a list: of a text file, one a line up to a tab; or of a JSON array.
 
     Raises:
         UntrustedError: it cannot be read, or is something else.
     """
     with refusing(UntrustedError, f"{path}: expected a list of objects"):
         text = read_regular(path, MAX_LIST_BYTES).decode()
-        names = [line.split()[0] for line in text.splitlines() if line.strip()] if what == "lines" else parse_json(text)
+        names = listed_names(text) if what == "lines" else parse_json(text)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UntrustedError(f"{path}: expected a JSON array of names, got {type(names).__name__}.")
     return names
@@ -292,10 +294,15 @@ def _reading_image(uid: str, view: int, file: StoredFile) -> AbstractContextMana
     return refusing(SampleError, f"{uid}: view {view}: expected a readable image in {file}")
 
 
+def _reading_map(found: PosedObject, view: int, what: str) -> AbstractContextManager[None]:
+    return refusing(SampleError, f"{found.uid}: view {view}: expected {what} with {found.images[view]}")
+
+
 def _depth(found: PosedObject, view: int) -> Tensor:
     """A depth map that fits its view."""
     assert found.depth is not None
-    depth = found.depth(view)
+    with _reading_map(found, view, "depth"):
+        depth = found.depth(view)
     if tuple(depth.shape) != found.size or not bool((depth >= 0).all()) or not bool(depth.isfinite().all()):
         raise _misfit(found, view, "finite depth from 0 on", depth)
     return depth
@@ -304,7 +311,8 @@ def _depth(found: PosedObject, view: int) -> Tensor:
 def _normals(found: PosedObject, view: int) -> Tensor:
     """Normals that fit their view."""
     assert found.normals is not None
-    normals = found.normals(view)
+    with _reading_map(found, view, "normals"):
+        normals = found.normals(view)
     # Half a percent: half floats and bytes round.
     if tuple(normals.shape) != (*found.size, 3) or not bool((normals.norm(dim=-1) < 1.005).all()):  # NaN fails too
         raise _misfit(found, view, "unit normals", normals)

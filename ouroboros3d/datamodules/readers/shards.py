@@ -9,12 +9,15 @@ deals them to processes and workers as it does with folders.
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 from ouroboros3d.datamodules.orbits import orbit_name
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, StoredFile
+from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, UntrustedError, open_regular, parse_json, refusing
 
 _BEGIN = '{"uid": '
+_DECODER = json.JSONDecoder()
 
 
 def shard_name(number: int) -> str:
@@ -32,27 +35,19 @@ class ShardIndex:
         root: the folder.
 
     Raises:
-        ValueError: an index that cannot be read.
+        UntrustedError: an index that cannot be read.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files = sorted(root.glob("shard-*.jsonl"))
         # Of a line only the name is parsed: a large tree opens in a second, and its objects are looked up one by one.
-        decoder = json.JSONDecoder()
         self._lines: dict[str, tuple[Path, int]] = {}
         for path in self.files:
             place = 0
-            with path.open("rb") as file:
-                for line in file:
-                    try:
-                        text = line.decode()
-                        uid, _ = decoder.raw_decode(text, len(_BEGIN))
-                        if not text.startswith(_BEGIN) or not isinstance(uid, str):
-                            raise ValueError("another content")
-                    except ValueError as error:
-                        raise ValueError(f"root: expected the index of a shard in {path}, got {error}.") from error
-                    self._lines[uid] = (path, place)
+            with refusing(UntrustedError, f"root: expected the index of a shard in {path}"), open_regular(path) as file:
+                while line := _line(file):
+                    self._lines[_uid(line)] = (path, place)
                     place += len(line)
 
     def __contains__(self, uid: str) -> bool:
@@ -71,16 +66,29 @@ class ShardIndex:
         """
         path, place = self._lines[uid]
         shard = path.with_suffix(".tar")
-        with path.open("rb") as file:
+        with refusing(SampleError, f"{uid}: expected its members in {path}"), open_regular(path) as file:
             file.seek(place)
-            line = file.readline()
-        try:
             return {
                 name: StoredFile(shard, name, (int(offset), int(size)))
-                for name, (offset, size) in json.loads(line)["members"].items()
+                for name, (offset, size) in parse_json(_line(file))["members"].items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SampleError(f"{uid}: expected its members in {path}, got {error!r}.") from error
+
+
+def _line(file: BinaryIO) -> bytes:
+    """The next line of an index, empty at its end."""
+    line = file.readline(MAX_DESCRIPTION_BYTES + 1)
+    if len(line) > MAX_DESCRIPTION_BYTES:
+        raise ValueError(f"a line of more than {MAX_DESCRIPTION_BYTES} bytes")
+    return line
+
+
+def _uid(line: bytes) -> str:
+    """The object of a line, of which no more is parsed."""
+    text = line.decode()
+    uid, _ = _DECODER.raw_decode(text, len(_BEGIN))
+    if not text.startswith(_BEGIN) or not isinstance(uid, str):
+        raise ValueError("another content")
+    return uid
 
 
 def index_line(uid: str, members: dict[str, tuple[int, int]]) -> str:

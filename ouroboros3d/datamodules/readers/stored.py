@@ -19,6 +19,7 @@ from ouroboros3d.datamodules.untrusted import (
     MAX_MEMBERS,
     MAX_VIEW_BYTES,
     UntrustedError,
+    open_regular,
     read_regular,
     refusing,
 )
@@ -86,7 +87,7 @@ class StoredFile:
                 with open_zip(self.path) as archive:
                     return zip_member(archive, self.member, limit)
             return _part(self.path, *self.extent, limit)
-        except OSError:
+        except (OSError, MemoryError):
             raise
         except Exception as error:  # of a broken archive
             raise OSError(f"{type(error).__name__}: {error}") from error
@@ -95,7 +96,7 @@ class StoredFile:
 def _part(path: Path, offset: int, size: int, limit: int) -> bytes:
     if not 0 <= size <= limit:  # a negative size would read to the end
         raise OSError(f"{size} bytes, of which 0 to {limit} are read")
-    with path.open("rb") as archive:
+    with open_regular(path) as archive:
         there = archive.seek(0, io.SEEK_END) - offset
         if there < size:  # asked first, since room for all of them would be made
             raise OSError(f"the archive ends after {max(there, 0)} of {size} bytes")
@@ -130,9 +131,7 @@ class _SmallReads(io.RawIOBase):
 
 
 def _archive(path: Path) -> _SmallReads:
-    if not path.is_file():  # opening a pipe would wait for ever
-        raise OSError("no regular file")
-    return _SmallReads(path.open("rb"))
+    return _SmallReads(open_regular(path))
 
 
 @contextmanager
@@ -235,10 +234,8 @@ class ObjectFiles:
             SampleError: it is missing, unreadable or larger.
         """
         file = self.file(name)
-        try:
+        with refusing(SampleError, f"{self.uid}: expected {file}"):
             return file.read(limit)
-        except OSError as error:
-            raise SampleError(f"{self.uid}: expected {file}, got {error.strerror or error}.") from error
 
     def numbered(self, patterns: Sequence[str], at_least: int) -> int:
         """How many views the object has: numbered from 0 without a gap, each with one file of every pattern.

@@ -1,7 +1,6 @@
 """What all readers share: the objects of a tree, and how they are chosen."""
 
 import difflib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ouroboros3d.datamodules.splits import Split
-from ouroboros3d.datamodules.untrusted import MAX_NAME_BYTES, UntrustedError, can_name_a_file
+from ouroboros3d.datamodules.untrusted import MAX_NAME_BYTES, UntrustedError, can_name_a_file, listed_names, parse_json
 
 
 class TreeReader(ABC):
@@ -97,7 +96,7 @@ def check_known(argument: str, wanted: set[str], known: Iterable[str], where: st
 
 
 def read_uids(argument: str, given: list[str] | Path | None) -> list[str] | None:
-    """A list of uids, from a file where it is in one: one uid a line, the rest of the line aside, or a JSON array.
+    """A list of uids, from a file where it is in one: one uid a line, from a tab on a comment, or a JSON array.
 
     Args:
         argument: what it was given as.
@@ -110,8 +109,8 @@ def read_uids(argument: str, given: list[str] | Path | None) -> list[str] | None
         return given
     try:
         text = given.read_text()
-        uids = json.loads(text) if text.lstrip().startswith("[") else [line.split()[0] for line in text.splitlines()]
-    except (OSError, ValueError, IndexError) as error:
+        uids = parse_json(text) if text.lstrip().startswith("[") else listed_names(text)
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{argument}: expected a list, or a file with one uid a line or a JSON array, got {given} ({error})."
         ) from error
