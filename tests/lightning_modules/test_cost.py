@@ -22,4 +22,4 @@ def test_pauses_count_neither_time_nor_memory() -> None:
     # The 48 MiB are resident, the 64 of the pause are not; the allocator may keep a few pages of either.
     assert 40 < busy - quiet < 60
     del held
-    assert meter.read()[1] == busy, "a peak stays"
+    assert meter.read()[1] > busy - 1, "a peak stays; of pages the kernel counts some later"
