@@ -416,7 +416,7 @@ class ObjaverseDataModule(LightningDataModule):
         if surface_points:
             rendered = {uid for uid in rendered if cache.holds(uid, surface_points)}
         complete = [file.uid for file in files if file.uid in rendered]
-        left_out = [file for file in files if file.uid not in rendered]
+        left_out = [file for file in files if file.uid not in rendered] if len(complete) < len(files) else []
         failures = cache.failures(left_out, surface_points)
         unknown = [file.uid for file in left_out if file.uid not in failures]
         if unknown:
