@@ -36,9 +36,8 @@ dashboard: runs/comparison/comparison.html | $(STAMP)  ## the comparison of the 
 runs/comparison/comparison.html: $(wildcard runs/*/*/results.json) | $(STAMP)
 	$(BIN)/python -m ouroboros3d compare
 
-# One process more than cores: many tests wait for commands that they have started.
-test: $(STAMP)  ## the test suite, on the CPU and without network
-	$(BIN)/python -m pytest -n $$($(PYTHON) -c 'import os; print(os.cpu_count() + 1)') --dist loadfile
+test: $(STAMP)  ## the test suite, on the CPU and without network, a process a core
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(STAMP)  ## the test suite with the tests that take minutes
 	$(BIN)/python -m pytest -n auto --dist loadfile --slow
