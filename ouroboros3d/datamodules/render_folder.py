@@ -325,7 +325,9 @@ class RenderFolder:
         except OSError as error:
             self._append("failures.jsonl", Entry(asset.uid, "", 0, 0, "missing", error.strerror or str(error)))
             return "missing"
-        stale = [folder for folder in self.orbit_folders(asset.uid) if _rendered_from(folder) != sha256]
+        # Of those that are here now: another process may be about to put its own, fresh ones here.
+        here = [folder for folder in self.orbit_folders(asset.uid) if folder.exists()]
+        stale = [folder for folder in here if _rendered_from(folder) != sha256]
         if not stale and self.holds(asset.uid, surface_points):
             self._append("index.jsonl", Entry(asset.uid, sha256, stat.st_size, stat.st_mtime_ns))
             return "done"
