@@ -24,8 +24,10 @@ collect_ignore = ["renderers/interpreted_triton.py"]
 
 BROWSER = ("chromium", "chromedriver")
 # These files begin, so that no core waits for the last of them at the end.
-LONGEST = {"test_ablate.py", "test_cli.py", "test_results.py", "test_resume.py", "test_robust_training.py"}
-LONGEST |= {"test_export.py", "test_many_processes.py", "test_ray_workers.py"}
+LONGEST = {
+    *("test_ablate.py", "test_cli.py", "test_results.py", "test_resume.py", "test_robust_training.py"),
+    *("test_export.py", "test_many_processes.py", "test_ray_workers.py"),
+}
 
 
 def why_not(marker: str, config: pytest.Config) -> str | None:

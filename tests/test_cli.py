@@ -15,7 +15,7 @@ from zipfile import ZipFile
 import pytest
 import torch
 import yaml
-from commands import refusal
+from commands import refusal, working_in
 from PIL import Image, ImageDraw
 
 from ouroboros3d.cli import main
@@ -56,9 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     @cache
     def run(name: str) -> Path:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            patch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
+        with working_in(folder):
             fit(name)
         return folder / "runs" / name / "version_0"
 

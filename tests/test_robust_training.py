@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import working_in
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -161,9 +162,7 @@ STEPS = [
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
+    with working_in(folder):
         main([*FIT, *STEPS, "--version=whole"])
     return folder / "runs/recursive/whole"
 

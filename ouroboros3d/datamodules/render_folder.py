@@ -27,7 +27,7 @@ from ouroboros3d.datamodules.render_jobs import RENDERER_VERSION, MapName, Rende
 from ouroboros3d.datamodules.render_process import RenderProcess
 from ouroboros3d.datamodules.splits import SPLITS, Split, read_splits, split_of, write_splits
 from ouroboros3d.datamodules.true_geometry import surface_name
-from ouroboros3d.datamodules.untrusted import MAX_ASSET_BYTES
+from ouroboros3d.datamodules.untrusted import MAX_ASSET_BYTES, open_regular
 from ouroboros3d.files import append_line, replace_text, sha256_of
 
 log = logging.getLogger(__name__)
@@ -493,11 +493,8 @@ def _rendered_from(folder: Path) -> str:
 
 
 def _sha256(path: Path) -> str:
-    if path.exists() and not path.is_file():
-        raise OSError("not a regular file")  # reading a pipe or a device would never end
-    if (size := path.stat().st_size) > MAX_ASSET_BYTES:  # no worker reads it, and hashing it may take days
-        raise OSError(f"{size} bytes, of which at most {MAX_ASSET_BYTES} are read")
-    return sha256_of(path)
+    with open_regular(path, MAX_ASSET_BYTES):  # what no worker reads; hashing a pipe would never end, or take days
+        return sha256_of(path)
 
 
 def remove_folder(folder: Path) -> None:

@@ -24,6 +24,7 @@ from ouroboros3d.datamodules.mesh_files import load_mesh
 from ouroboros3d.datamodules.orbits import OrbitRig, orbit_name, write_orbit
 from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult, Stage
 from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED, TrueGeometry, surface_name, write_true_geometry
+from ouroboros3d.datamodules.untrusted import allocated_bytes, no_memory
 from ouroboros3d.renderers.meshes import MeshRenderer
 from ouroboros3d.renderers.rendering import Rendering
 from ouroboros3d.renderers.surfaces import carve, inspection_cameras, sample_surface
@@ -99,8 +100,7 @@ def render_object(job: RenderJob, device: str = "cpu") -> RenderResult:
 
 def _memory_or(stage: Literal["load", "render"], error: BaseException | None) -> Stage:
     """The stage of a failure, which is `memory` where the limit was met."""
-    refused = isinstance(error, RuntimeError) and "allocate memory" in str(error)  # what PyTorch raises on the CPU
-    return "memory" if refused or isinstance(error, MemoryError | torch.OutOfMemoryError) else stage
+    return "memory" if no_memory(error) or isinstance(error, torch.OutOfMemoryError) else stage
 
 
 def _on_cpu(rendering: Rendering) -> Rendering:
@@ -145,7 +145,7 @@ def _start_cuda(memory_mib: int, device: str) -> int:
     """
     if not torch.cuda.is_available():
         sys.exit("expected a CUDA device, got none that torch sees")
-    before = _allocated()
+    before = allocated_bytes()
     torch.cuda.set_device(torch.zeros(1, device=device).device)
     torch.use_deterministic_algorithms(True, warn_only=True)  # the same bytes whenever an object is rendered again
     corners = torch.tensor([[-0.5, -0.5, 0.0], [0.5, -0.5, 0.0], [0.0, 0.5, 0.0]])
@@ -154,13 +154,7 @@ def _start_cuda(memory_mib: int, device: str) -> int:
     _geometry(triangle.to(device), 1, torch.zeros(1, 3, 1, 1))
     share = memory_mib * 2**20 / torch.cuda.get_device_properties().total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, share))
-    return _allocated() - before
-
-
-def _allocated() -> int:
-    """Bytes that this process holds of what RLIMIT_DATA limits."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmData:")[2].split()[0]) * 1024
+    return allocated_bytes() - before
 
 
 def _send(results: TextIO, result: RenderResult) -> None:

@@ -110,6 +110,17 @@ def _of_the_machine(error: Exception) -> int | None:
     return error.errno if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE else None
 
 
+def no_memory(error: BaseException | None) -> bool:
+    """Whether no more memory was given on the host, by Python, numpy or PyTorch."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
+def allocated_bytes() -> int:
+    """What this process holds of that which RLIMIT_DATA limits."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmData:")[2].split()[0]) * 1024
+
+
 def open_regular(path: Path, limit: int | None = None) -> BinaryIO:
     """A file to read from.
 
@@ -167,13 +178,13 @@ def parse_json(content: bytes | str) -> Any:  # noqa: ANN401
         raise ValueError("JSON that is nested too deeply") from error
 
 
-def open_image(content: bytes, largest: int, formats: tuple[str, ...] | None = IMAGE_FORMATS) -> Image.Image:
+def open_image(content: bytes, largest: int, formats: tuple[str, ...] = IMAGE_FORMATS) -> Image.Image:
     """An image whose pixels are not decoded yet.
 
     Args:
         content: of the file.
         largest: pixels that a side may have.
-        formats: that are tried; None for all of Pillow's.
+        formats: that are tried, by Pillow's names.
 
     Raises:
         ValueError: a side is longer; the decoders raise errors of any kind.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import Pipe, Process, parent_process
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from ouroboros3d.datamodules.render_process import DEFAULT_MEMORY_MIB
+from ouroboros3d.datamodules.untrusted import allocated_bytes, no_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -124,7 +124,7 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     parents.close()  # a forked process holds both ends, and the parent's memory
-    limit = _allocated() + memory_mib * 2**20
+    limit = allocated_bytes() + memory_mib * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     parent = parent_process()
     assert parent is not None
@@ -143,16 +143,9 @@ def _serve(
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _allocated() -> int:
-    """Bytes that this process holds of what RLIMIT_DATA limits."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmData:")[2].split()[0]) * 1024
-
-
 def _no_memory(error: BaseException | None) -> bool:
     """Whether an error, or what it was made of, says that no more memory was given."""
     if error is None:
         return False
-    refused = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    refused = refused or (isinstance(error, RuntimeError) and "allocate memory" in str(error))  # of PyTorch
-    return refused or _no_memory(error.__cause__)
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return refused or no_memory(error) or _no_memory(error.__cause__)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import working_in
 from PIL import Image
 from processes import Command, ranks
 
@@ -31,9 +32,7 @@ VOLATILE = {"run_id", "timestamp", "seconds", "peak_memory_mib", "batch_size", "
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny recursive run, whose last checkpoint is tested, one object a batch."""
     folder = tmp_path_factory.mktemp("tested")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("OUROBOROS3D_RUN_VERSION", raising=False)
+    with working_in(folder):
         main(["fit", f"--config={ROOT / 'ablations/recursive.yaml'}", TINY, "--data.batch_size=1"])
         main(["test", "--ckpt_path=runs/recursive/version_0/checkpoints/last.ckpt"])
     return folder / "runs/recursive/version_0"

@@ -9,7 +9,8 @@ from conftest import glb
 
 from ouroboros3d.datamodules.orbits import OrbitRig
 from ouroboros3d.datamodules.render_jobs import RenderJob
-from ouroboros3d.datamodules.render_worker import _allocated, render_object
+from ouroboros3d.datamodules.render_worker import render_object
+from ouroboros3d.datamodules.untrusted import allocated_bytes
 from ouroboros3d.renderers.meshes import MeshRenderer
 
 
@@ -37,9 +38,9 @@ def test_a_full_gpu_is_the_objects_fault_and_a_broken_one_is_not(
 
 
 def test_allocated_memory_is_what_the_limit_counts() -> None:
-    before = _allocated()
+    before = allocated_bytes()
     block = np.ones(2**26, dtype=np.uint8)
-    grown = _allocated() - before
+    grown = allocated_bytes() - before
     del block
     assert 2**26 <= grown < 2**26 + 2**22
-    assert abs(_allocated() - before) < 2**22
+    assert abs(allocated_bytes() - before) < 2**22
