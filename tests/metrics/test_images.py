@@ -1,12 +1,9 @@
 """Image metrics against closed forms and an independent implementation."""
 
 import math
-import warnings
-from pathlib import Path
 
 import pytest
 import torch
-from lpips import LPIPS as LpipsNetwork
 from torch import Tensor
 from torch.testing import assert_close
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -21,7 +18,6 @@ from ouroboros3d.metrics.images import (
     constant_psnr,
     foreground_moments,
     load_lpips,
-    load_lpips_or_explain,
     psnr,
     ssim,
 )
@@ -79,41 +75,9 @@ def test_the_best_constant_image_is_the_colour_of_a_uniform_object() -> None:
     assert best_constant_psnr(foreground_moments(targets, mask)).item() > 60
 
 
-def test_lpips_without_weights_says_where_they_belong(
-    tmp_path: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # a closed port: no download, whatever the machine
-    with pytest.raises(FileNotFoundError, match=r"alexnet-owt-7be5be79.pth"):
-        load_lpips("alex")
-    assert load_lpips_or_explain("vgg") is None
-    assert "vgg16-397923af.pth" in caplog.text
-
-
-def test_lpips_reads_weights_from_the_hub_folder(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.models import alexnet
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = torch.hub.get_dir()
-    path = f"{folder}/checkpoints/alexnet-owt-7be5be79.pth"
-    Path(path).parent.mkdir(parents=True)
-    torch.manual_seed(0)
-    # torchvision's files are in the format of torch before 1.6.
-    torch.save(alexnet(weights=None).state_dict(), path, _use_new_zipfile_serialization=False)
-    model = load_lpips("alex")
-    one = torch.rand(1, 3, 64, 64) * 2 - 1
-    assert model(one, one).item() == pytest.approx(0.0, abs=1e-6)
-    assert model(one, -one).item() > 1e-4
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-
-
 @pytest.fixture(scope="module")
 def lpips_network() -> torch.nn.Module:
-    """LPIPS on a random backbone, with its own weights of the layers: the definition, not the published values."""
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # lpips asks torchvision by an argument that was renamed
-        return LpipsNetwork(net="alex", pnet_rand=True, verbose=False).eval().requires_grad_(False)
+    return load_lpips("alex")
 
 
 def some_views(objects: int = 2, views: int = 3, size: int = 64) -> tuple[Tensor, Tensor, Tensor]:
