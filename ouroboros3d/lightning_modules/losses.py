@@ -18,7 +18,7 @@ class ReconstructionLossSettings:
     Args:
         colour: `l1` as the published Ouroboros3D code, `mse` as LGM.
         alpha_weight: of the squared error of alpha.
-        lpips_weight: of LPIPS; above 0 its backbone weights must be on disk, see the README.
+        lpips_weight: of LPIPS; above 0 its backbone's weights must be installed, as `make setup` does.
         lpips_net: backbone of LPIPS.
         weight: of the whole loss beside the diffusion loss.
     """
@@ -37,7 +37,8 @@ class ReconstructionLoss(nn.Module):
         settings: its weights.
 
     Raises:
-        FileNotFoundError: LPIPS is asked for and its backbone weights cannot be had: a loss term is never dropped.
+        FileNotFoundError: LPIPS is asked for and its backbone's weights are not there: a loss term is never dropped.
+        ValueError: the file with them holds anything else.
     """
 
     def __init__(self, settings: ReconstructionLossSettings) -> None:

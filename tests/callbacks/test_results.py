@@ -94,12 +94,14 @@ def test_every_field_of_a_result_row_is_there(run: Path) -> None:
         gap_psnr gap_ssim chamfer normal_consistency fscore@0.01 volume_iou coordinate_error render_mask_iou
         nfe vae_decodes vae_encodes recon_calls render_calls seconds peak_memory_mib batch_size
     """.split()
-    values += [f"{what}_{name}" for what in ("mv", "render", "novel") for name in ("psnr", "ssim_foreground")]
+    names = ("psnr", "ssim_foreground", "lpips", "lpips_foreground")
+    values += ["gap_lpips", *(f"{what}_{name}" for what in ("mv", "render", "novel") for name in names)]
     for name in values:
         column = [float(row[name]) for row in table]
         assert results["mean"][name] == pytest.approx(sum(column) / 2), name
     assert {row["status"] for row in table} == {"ok"}
     assert results["run_id"] == "recursive/version_0"
+    assert results["lpips_net"] == "vgg"
     assert results["feedback_steps"] == [0, 1, 2, 3]
     assert (results["training_seed"], results["training_steps"], results["device"]) == (0, 2, "cpu")
     assert results["mean"]["nfe"] == 10
