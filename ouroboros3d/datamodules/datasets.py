@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras, crop_intrinsics
+from ouroboros3d.datamodules.augmentation import ObjectAugmentation
 from ouroboros3d.datamodules.quarantine import Quarantine
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
 from ouroboros3d.datamodules.readers.stored import SampleError
@@ -200,6 +201,7 @@ class MultiviewDataset(Dataset[Sample]):
         view_selection: `uniform` takes views that are evenly spread from the input on; `published` takes those of the
             published loader.
         quarantine: where objects are listed that cannot be read; None for the rendered cache, which is made again.
+        augmentation: of random samples; fixed ones show the objects as they are.
     """
 
     def __init__(
@@ -213,6 +215,7 @@ class MultiviewDataset(Dataset[Sample]):
         surface_points: int = 0,
         view_selection: ViewSelection = "uniform",
         quarantine: Quarantine | None = None,
+        augmentation: ObjectAugmentation = ObjectAugmentation(),  # noqa: B008 - frozen
     ) -> None:
         self.views = views
         self.uids = list(uids)
@@ -223,6 +226,7 @@ class MultiviewDataset(Dataset[Sample]):
         self.surface_points = surface_points
         self.view_selection = view_selection
         self.quarantine = quarantine
+        self.augmentation = augmentation
 
     def __len__(self) -> int:
         """How many objects."""
@@ -274,7 +278,10 @@ class MultiviewDataset(Dataset[Sample]):
         chosen = generated + [others[int(place)] for place in order]
         drawn = self.background == "random"
         background = torch.rand(3, generator=generator) if drawn else solid_colour(self.background)
-        return Sample(uid, self.views.rgba(uid, chosen), cameras[chosen], background)
+        rgba, cameras = self.augmentation.apply(
+            self.views.rgba(uid, chosen), cameras[chosen], self.num_views, generator
+        )
+        return Sample(uid, rgba, cameras, background)
 
     def _fixed(self, uid: str) -> Sample:
         rings, cameras = self._rings(uid), self.views.cameras(uid)

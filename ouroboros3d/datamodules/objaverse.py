@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ouroboros3d.batch import MultiviewBatch
+from ouroboros3d.datamodules.augmentation import ObjectAugmentation
 from ouroboros3d.datamodules.datasets import (
     PUBLISHED_ORBIT,
     PUBLISHED_VIEWS,
@@ -72,6 +73,7 @@ class ObjaverseDataModule(LightningDataModule):
         batch_size: objects per batch.
         num_workers: loading processes. 0 is fastest while the views fit into memory.
         samples_per_object: how often an epoch shows each training object, from other views each time.
+        augmentation: mirrored objects and other colours in training.
         background: what the views are composited on; `random` draws a colour per training sample, white elsewhere.
         orbits: orbits rendered per object, each at an elevation of its own. This and what follows down to `light` is
             for meshes; posed renders come with their own cameras.
@@ -117,6 +119,7 @@ class ObjaverseDataModule(LightningDataModule):
         batch_size: int = 8,
         num_workers: int = 0,
         samples_per_object: int = 8,
+        augmentation: ObjectAugmentation = ObjectAugmentation(),  # noqa: B008 - frozen
         background: Background = "white",
         orbits: int = 4,
         orbit_views: int = 8,
@@ -186,6 +189,7 @@ class ObjaverseDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.samples_per_object = samples_per_object
+        self.augmentation = augmentation
         self.background: Background = background
         self.fractions = (val_fraction, test_fraction)
         self.test_split: Split = test_split
@@ -368,6 +372,7 @@ class ObjaverseDataModule(LightningDataModule):
                 self._geometry if split == self.test_split else 0,
                 self.view_selection,
                 self._quarantine,
+                self.augmentation,
             )
             for split, uids in usable.items()
         }

@@ -1,5 +1,6 @@
 """The base of all variants: what they share in training, sampling, validation, test and prediction."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,6 +35,7 @@ from ouroboros3d.lightning_modules.augmentation import augment_views
 from ouroboros3d.lightning_modules.cost import CostMeter
 from ouroboros3d.lightning_modules.evaluation import EvaluationSettings, Evaluator
 from ouroboros3d.lightning_modules.generation import CALLS, Evaluation, Generation, SamplerSettings
+from ouroboros3d.lightning_modules.learning_rates import Decay, LearningRateFactors, learning_rate_factor
 from ouroboros3d.lightning_modules.losses import ReconstructionLoss, ReconstructionLossSettings
 from ouroboros3d.lightning_modules.seeding import drawn_each, named_noise, seeded
 from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, initialise, meaning
@@ -83,7 +85,13 @@ class ImageTo3D(LightningModule):
         guidance_dropout: rate p of METHOD section 1.
         augmentation: probability of each of LGM's augmentations of clean input views.
         warmup_steps: linear warm-up of the learning rate.
-        decay: of the learning rate after the warm-up, over the rest of the run.
+        decay: of the learning rate after the warm-up: none, by a half `cosine` over the rest of the run, or by a
+            straight line to zero over the `last_40_percent` of it, so that most of a run has the full rate (Zhai et al.
+            2022, Haegele et al. 2024).
+        log_sigma_mean: mean of ln sigma in training; SVD's 1.0 is for latents of large images, small ones are drowned
+            by less noise.
+        log_sigma_std: standard deviation of ln sigma in training, SVD's 1.6.
+        learning_rates: factors on the learning rate of parts that are new to pre-trained weights.
         condition_noise_ids: noise level id `per_sample`, or sample 0's for the whole batch (`published`).
         decode_views: decode only the views of an estimate that R uses (`used`), or all of them. A codec whose decoder
             sees neighbouring views gives slightly other images without them.
@@ -105,7 +113,10 @@ class ImageTo3D(LightningModule):
         guidance_dropout: float = 0.1,
         augmentation: float = 0.5,
         warmup_steps: int = 0,
-        decay: Literal["constant", "cosine"] = "constant",
+        decay: Decay = "constant",
+        log_sigma_mean: float = 1.0,
+        log_sigma_std: float = 1.6,
+        learning_rates: LearningRateFactors = LearningRateFactors(),  # noqa: B008 - frozen
         condition_noise_ids: Literal["per_sample", "published"] = "per_sample",
         decode_views: Literal["used", "all"] = "used",
     ) -> None:
@@ -122,7 +133,15 @@ class ImageTo3D(LightningModule):
         self.guidance_dropout = guidance_dropout
         self.augmentation = augmentation
         self.warmup_steps = warmup_steps
-        self.decay = decay
+        self.decay: Decay = decay
+        if not (math.isfinite(log_sigma_mean) and 0 < log_sigma_std < math.inf):
+            raise ValueError(
+                "log_sigma_mean, log_sigma_std: expected a finite mean and a deviation > 0 of ln sigma, got "
+                f"{log_sigma_mean:g} and {log_sigma_std:g}."
+            )
+        self.log_sigma_mean = log_sigma_mean
+        self.log_sigma_std = log_sigma_std
+        self.learning_rates = learning_rates
         self.condition_noise_ids = condition_noise_ids
         self.decode_views = decode_views
         if not train:
@@ -179,7 +198,8 @@ class ImageTo3D(LightningModule):
         latents, images = self.codec.encode(batch.images_01), batch.input_images_01
 
         def draw(_: int) -> tuple[Tensor, ...]:
-            sigma, noise = draw_training_sigmas(1), torch.randn(1, *latents.shape[1:])
+            sigma = draw_training_sigmas(1, self.log_sigma_mean, self.log_sigma_std)
+            noise = torch.randn(1, *latents.shape[1:])
             level, condition_noise = draw_condition_noise_levels(1), torch.randn(1, *images.shape[1:])
             return sigma, noise, level, condition_noise, *draw_guidance_dropout(1, self.guidance_dropout)
 
@@ -412,7 +432,7 @@ class ImageTo3D(LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of shapes
         """The optimiser of all trainable parameters, with warm-up and decay a step."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self.learning_rates.optimizer(self, self.optimizer)
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if scaled and self.trainer.gradient_clip_val and _unscales(optimizer):
             raise ValueError(
@@ -420,7 +440,7 @@ class ImageTo3D(LightningModule):
                 "optimiser unscales gradients after they are clipped; use bf16-mixed, or leave one of the three out."
             )
         total = self.trainer.estimated_stepping_batches
-        schedule = partial(_learning_rate_factor, warmup=self.warmup_steps, total=total, decay=self.decay)
+        schedule = partial(learning_rate_factor, warmup=self.warmup_steps, total=total, decay=self.decay)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -484,11 +504,3 @@ def repeats(batch_idx: int, objects: int, loader: Any, rank: int, world_size: in
 def _unscales(optimizer: torch.optim.Optimizer) -> bool:
     """Whether an optimiser's step takes scaled gradients, as torch's fused ones do."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
-
-
-def _learning_rate_factor(step: int, warmup: int, total: float, decay: str) -> float:
-    rise = min(1.0, (step + 1) / (warmup + 1))
-    if decay == "constant":
-        return rise
-    done = min(1.0, max(0, step - warmup) / max(1.0, total - warmup))
-    return rise * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
