@@ -26,13 +26,13 @@ def test_base_weights_of_two_runs_start_a_third(tmp_path: Path, monkeypatch: pyt
     main([*pretrain, "--version=r", "--model.init_args.train=[reconstructor]", "--seed_everything=1"])
     checkpoints = {name: tmp_path / "runs" / "pretrain" / name / "checkpoints" / "last.ckpt" for name in "fr"}
     arguments = ["x", "base.safetensors", f"--diffusion={checkpoints['f']}", f"--reconstructor={checkpoints['r']}"]
-    monkeypatch.setattr("sys.argv", [*arguments, '--recipe={"data": "tiny"}'])
+    monkeypatch.setattr("sys.argv", [*arguments, '--recipe={"data": "tiny"}', '--sources={"bundled": "CC0"}'])
     make()
     with safe_open("base.safetensors", "pt") as file:
         metadata = file.metadata()
         stored = {key: file.get_tensor(key) for key in file.keys()}
     recipe = json.loads(metadata["recipe"])
-    assert recipe["data"] == "tiny"
+    assert (recipe["data"], recipe["sources"]) == ("tiny", {"bundled": "CC0"})
     assert set(recipe["steps"].values()) == {1}
     states = {name: torch.load(path, weights_only=True)["state_dict"] for name, path in checkpoints.items()}
     every = {key for key in states["f"] if key.startswith(("unet.", "reconstructor.", "image_encoder."))}

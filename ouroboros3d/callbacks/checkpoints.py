@@ -3,6 +3,7 @@
 import logging
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils._pytree import tree_leaves
 
 from ouroboros3d.files import whole
+from ouroboros3d.lightning_modules.weights import checkpoint_file, read_checkpoint
 
 _log = logging.getLogger("ouroboros3d")
 # The terminal's Ctrl-C, a scheduler's notice, and what schedulers are asked to send some time before it.
@@ -149,11 +151,27 @@ class LastCheckpoint(Checkpoint):
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes each checkpoint beside its place and renames it when it is on the disk.
+    """Writes each checkpoint beside its place and renames it when it is on the disk; reads shipped weights as well.
 
     Lightning's own buffers the whole checkpoint in memory, tens of GB at the paper's scale, and renames without waiting
     for the disk.
     """
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable[..., Any] | None = lambda storage, _: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint, or the file of a trained variant.
+
+        Raises:
+            ValueError: a safetensors file of another kind.
+        """
+        file = checkpoint_file(path)
+        if file.suffix == ".safetensors":
+            return read_checkpoint(file)
+        return super().load_checkpoint(file, map_location, weights_only)
 
     def save_checkpoint(
         self,

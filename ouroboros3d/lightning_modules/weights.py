@@ -1,9 +1,14 @@
-"""Where a variant's weights come from: base weights, the paper's, or a checkpoint of it or of the staged variant."""
+"""Where a variant's weights come from: base weights, the paper's, or a checkpoint of it or of the staged variant.
+
+A checkpoint is what a run wrote, or the file of a trained variant that `save_variant` wrote, such as the shipped ones.
+"""
 
 import logging
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ouroboros3d.lightning_modules.generation import SamplerSettings
+from ouroboros3d.networks.own_weights import is_variant, load_base_weights, read_variant
 from ouroboros3d.networks.pretrained import (
     MEANING,
     WITHOUT_EFFECT,
@@ -18,7 +24,6 @@ from ouroboros3d.networks.pretrained import (
     check_meaning,
     check_strict,
     check_svd_scheduler,
-    load_base_weights,
     load_exported,
     load_lgm,
     load_published,
@@ -29,7 +34,10 @@ from ouroboros3d.networks.pretrained import (
 from ouroboros3d.networks.weight_files import lgm_file, published_files, svd_files
 
 _log = logging.getLogger(__name__)
-_BUNDLED = Path(__file__).parents[1] / "weights" / "desk.safetensors"
+SHIPPED = Path(__file__).resolve().parents[1] / "weights"
+"""The folder of the weights that come with this package: base weights, and a file for each trained variant."""
+
+_PREFIX = "bundled:"
 # Parameters that a variant adds to the staged ones; a staged checkpoint leaves them as they start.
 _ADAPTERS = "unet.cond_encoder."
 _NEW = (r"^cond_encoder\.", WITHOUT_EFFECT)
@@ -74,8 +82,24 @@ def check_files(source: str | PaperWeights, rotation_norm: str) -> None:
         _own_path(source)
 
 
+def checkpoint_file(name: str | Path) -> Path:
+    """The file that a checkpoint's name means: `bundled:NAME` comes with this package, any other name is a path."""
+    shipped = str(name).startswith(_PREFIX)
+    return SHIPPED / f"{str(name).removeprefix(_PREFIX)}.safetensors" if shipped else Path(name)
+
+
+def checkpoint_name(path: Path) -> str:
+    """How results and messages call a checkpoint: the opposite of `checkpoint_file`."""
+    return f"{_PREFIX}{path.stem}" if path.resolve().parent == SHIPPED else str(path)
+
+
+def shipped_names() -> list[str]:
+    """The names of the trained variants that come with this package, as `checkpoint_file` takes them."""
+    return [checkpoint_name(path) for path in sorted(SHIPPED.glob("*.safetensors")) if is_variant(path)]
+
+
 def _own_path(source: str) -> Path:
-    path = _BUNDLED if source == "bundled" else Path(source)
+    path = SHIPPED / "desk.safetensors" if source == "bundled" else checkpoint_file(source)
     if not path.exists():
         raise ValueError(
             "base_weights: expected 'bundled', a .safetensors or .ckpt file, a folder that `export` wrote, the paper's "
@@ -89,8 +113,8 @@ def initialise(module: nn.Module, source: str | PaperWeights) -> dict[str, LoadR
 
     Args:
         module: a variant.
-        source: `bundled`, a .safetensors file of base weights, a .ckpt file of this project, a folder that `export`
-            wrote, or the paper's weights.
+        source: `bundled`, a .safetensors file of base weights or of a trained variant (`bundled:NAME` for a shipped
+            one), a .ckpt file of this project, a folder that `export` wrote, or the paper's weights.
 
     Returns:
         what became of every key, by part.
@@ -106,7 +130,7 @@ def initialise(module: nn.Module, source: str | PaperWeights) -> dict[str, LoadR
         parts = {name: cast(nn.Module, getattr(module, name)) for name in names}
         if path.is_dir():
             reports = load_exported({**parts, "codec": cast(nn.Module, module.codec)}, path, _NEW)
-        elif path.suffix == ".ckpt":
+        elif path.suffix == ".ckpt" or is_variant(path):
             content = read_checkpoint(path)
             if any(".lora_A." in key for key in content["state_dict"]):
                 raise ValueError(
@@ -114,7 +138,8 @@ def initialise(module: nn.Module, source: str | PaperWeights) -> dict[str, LoadR
                     "merges them, and name that folder."
                 )
             module.load_state_dict(adapted(module, content, str(path)))
-            report = check_strict(module, content["state_dict"], allow_missing=(rf"^{_ADAPTERS}",), source=str(path))
+            new = (rf"^{_ADAPTERS}", WITHOUT_EFFECT)
+            report = check_strict(module, content["state_dict"], allow_missing=new, source=str(path))
             reports = {"checkpoint": report}
         else:
             reports = load_base_weights(path, parts, allow_missing=_NEW)
@@ -142,11 +167,26 @@ def _load_paper(module: nn.Module, weights: PaperWeights) -> dict[str, LoadRepor
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds; tensors stay on disk until they are used.
+    """What a checkpoint holds, by the names that a run's has; a run's tensors stay on disk until they are used.
+
+    A trained variant's file has no state to resume from. It adds `ouroboros3d_config`, its `model` and `data`, and
+    `ouroboros3d_sources`, of its training data.
 
     Raises:
         ValueError: a truncated file, one of another kind, or one with code in it.
     """
+    if path.suffix == ".safetensors":
+        state, about = read_variant(path)
+        return {
+            "state_dict": state,
+            "global_step": about["steps"],
+            "pytorch-lightning_version": metadata.version("lightning"),  # nothing in it is Lightning's to migrate
+            "ouroboros3d_variant": about["variant"].rpartition(".")[2],
+            "ouroboros3d_meaning": about["meaning"],
+            "ouroboros3d_seed": about["seed"],
+            "ouroboros3d_config": about["config"],
+            "ouroboros3d_sources": about["sources"],
+        }
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -172,6 +212,8 @@ def meaning(module: nn.Module) -> dict[str, Any]:
 def adapted(module: nn.Module, checkpoint: dict[str, Any], source: str) -> dict[str, Tensor]:
     """A variant's state dict from another's: adapters that it lacks stay as they start, said in the log.
 
+    So do parameters without any effect, which files of our own leave out.
+
     Args:
         module: the variant.
         checkpoint: of a variant.
@@ -192,7 +234,8 @@ def adapted(module: nn.Module, checkpoint: dict[str, Any], source: str) -> dict[
     fresh = [key for key in own if key not in state and key.startswith(_ADAPTERS)]
     if fresh:
         _log.info("%d adapter tensors are new: %s has none; they start at zero output.", len(fresh), source)
-    state = {**state, **{key: own[key] for key in fresh}}
+    left_out = [key for key in own if key not in state and re.search(WITHOUT_EFFECT, key)]
+    state = {**state, **{key: own[key] for key in (*fresh, *left_out)}}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if missing or unexpected or shapes:

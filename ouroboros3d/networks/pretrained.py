@@ -1,21 +1,17 @@
-"""Strict loading and saving of weights: every key is accounted for.
+"""Strict loading of weights: every key is accounted for.
 
-Sources: Stable Video Diffusion in diffusers layout, LGM safetensors, the published Ouroboros3D checkpoint, folders that
-`export` wrote, and our own base weights, which describe themselves.
+Sources: Stable Video Diffusion in diffusers layout, LGM safetensors, the published Ouroboros3D checkpoint, and folders
+that `export` wrote. Our own files are in `own_weights.py`.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ouroboros3d.files import whole
 from ouroboros3d.networks.weight_files import (
     EXPORT,
     LGM_RELEASES,
@@ -29,8 +25,6 @@ from ouroboros3d.networks.weight_files import (
     read_weights,
     svd_stem,
 )
-
-_BASE_FORMAT = "ouroboros3d-base-1"
 
 LEFT_OUT = {
     r"(^|\.)embeddings\.position_ids$": "older transformers versions saved it, newer ones recompute it",
@@ -379,72 +373,3 @@ def to_published_key(key: str) -> str:
         return key
     flat = re.sub(r"\.body\.(\d+)\.in_conv\.", lambda m: f".body.{3 * int(m[1])}.in_conv.", key)
     return re.sub(r"\.body\.(\d+)\.resnets\.(\d+)\.", lambda m: f".body.{3 * int(m[1]) + int(m[2])}.", flat)
-
-
-def save_base_weights(
-    path: Path | str, parts: Mapping[str, Mapping[str, Tensor]], *, config: Mapping[str, Any], recipe: Mapping[str, Any]
-) -> None:
-    """Write the weights of several networks as one safetensors file in half precision that describes itself.
-
-    Args:
-        path: the file; written under a temporary name and renamed.
-        parts: state dicts by network, for example of `unet`, `reconstructor`, `image_encoder`.
-        config: sizes of the networks, as JSON.
-        recipe: how they were trained (command, data, steps, seed, measured quality), as JSON.
-
-    Raises:
-        ValueError: a weight that is not finite in half precision.
-    """
-    path = Path(path)
-    tensors: dict[str, Tensor] = {}
-    for name, state in parts.items():
-        for key, value in state.items():
-            half = value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
-            if not bool(torch.isfinite(half).all()):
-                raise ValueError(f"{name}.{key}: expected values that are finite in half precision, got up to {value}.")
-            tensors[f"{name}.{key}"] = half.contiguous()
-    metadata = {
-        "format": _BASE_FORMAT,
-        "parts": json.dumps(sorted(parts)),
-        "config": json.dumps(config, sort_keys=True),
-        "recipe": json.dumps(recipe, sort_keys=True),
-    }
-    with whole(path) as part:
-        save_file(tensors, part, metadata=metadata)
-
-
-def load_base_weights(
-    path: Path | str, parts: Mapping[str, nn.Module], *, allow_missing: tuple[str, ...] = ()
-) -> dict[str, LoadReport]:
-    """Load base weights written by `save_base_weights`, all parts or none.
-
-    Args:
-        path: the file.
-        parts: networks by name; exactly those of the file.
-        allow_missing: as in `load_strict`, for example new adapters.
-
-    Returns:
-        a report for each part.
-
-    Raises:
-        ValueError: another file, other parts, or weights that do not fit in shape or in what their output means.
-    """
-    tensors, metadata = read_safetensors(path)
-    found = metadata.get("format")
-    if found != _BASE_FORMAT:
-        raise ValueError(f"{path}: expected base weights ({_BASE_FORMAT}), got {found or 'another file'}.")
-    stored = json.loads(metadata["parts"])
-    if sorted(parts) != stored:
-        raise ValueError(f"{path}: expected weights of {sorted(parts)}, got {stored}.")
-    states = {
-        name: {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-        for name in parts
-    }
-    config = json.loads(metadata["config"])
-    for name, module in parts.items():
-        check_meaning(name, module, config.get(name, {}).get("init_args", {}), str(path))
-        check_strict(module, states[name], allow_missing=allow_missing, source=str(path))
-    return {
-        name: load_strict(module, states[name], allow_missing=allow_missing, source=str(path))
-        for name, module in parts.items()
-    }

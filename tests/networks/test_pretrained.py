@@ -15,13 +15,13 @@ from ouroboros3d.networks.codecs import PixelCodec, SVDCodec
 from ouroboros3d.networks.image_encoder import ImageEncoder
 from ouroboros3d.networks.lgm import LGM
 from ouroboros3d.networks.multiview_unet import MultiviewUNet
+from ouroboros3d.networks.own_weights import load_base_weights, save_base_weights
 from ouroboros3d.networks.pretrained import (
     LGM_TIME_KEYS,
     NEW_UNET_KEYS,
     check_strict,
     check_svd_scheduler,
     from_published_key,
-    load_base_weights,
     load_exported,
     load_lgm,
     load_published,
@@ -29,7 +29,6 @@ from ouroboros3d.networks.pretrained import (
     load_svd_image_encoder,
     load_svd_unet,
     load_svd_vae,
-    save_base_weights,
     to_published_key,
 )
 from ouroboros3d.networks.weight_files import read_safetensors
