@@ -23,7 +23,14 @@ from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost
 from ouroboros3d.callbacks.results import ResultsWriter
 from ouroboros3d.files import remove_parts, sha256_of, whole
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
-from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, check_files, read_checkpoint
+from ouroboros3d.lightning_modules.weights import (
+    SHIPPED,
+    PaperWeights,
+    adapted,
+    check_files,
+    checkpoint_file,
+    read_checkpoint,
+)
 from ouroboros3d.run_folders import (
     LOCK,
     choose,
@@ -110,10 +117,14 @@ class Commands(LightningCLI):
         parser.add_argument("-c", "--config", action="config", help="a configuration file")
         return parser
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: LightningCLI looks for hyper-parameters in a file of torch's, and no checkpoint of ours has any."""
+
     def before_test(self) -> None:
         """Tell the results which checkpoint, configuration and training seed they belong to."""
         checkpoint = str(self.config["test"].ckpt_path)
-        content = read_checkpoint(Path(checkpoint))
+        file = checkpoint_file(checkpoint)
+        content = read_checkpoint(file)
         config = yaml.safe_load(self._parser("test").dump(self.config["test"]))
         data = {name: value for name, value in config["data"]["init_args"].items() if name not in _WITHOUT_EFFECT}
         text = json.dumps({"model": config["model"], "data": data}, sort_keys=True)
@@ -121,7 +132,7 @@ class Commands(LightningCLI):
             if isinstance(callback, ResultsWriter):
                 callback.settings = {
                     "checkpoint": checkpoint,
-                    "checkpoint_sha256": sha256_of(Path(checkpoint)),
+                    "checkpoint_sha256": sha256_of(file),
                     "config_hash": hashlib.sha256(text.encode()).hexdigest(),
                     "training_seed": content.get("ouroboros3d_seed"),
                     "training_steps": content["global_step"],
@@ -160,12 +171,13 @@ class Commands(LightningCLI):
                 path.unlink()
 
 
-def run(command: str, arguments: Sequence[str]) -> None:
+def run(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> None:
     """Run `fit`, `validate`, `test` or `predict`.
 
     Args:
         command: its name.
         arguments: the command line after it.
+        shipped: the folder of the weights that all but `fit` use where no run is.
 
     Raises:
         ValueError: a wrong argument or input, in one line.
@@ -186,7 +198,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
     else:
         if command == "predict":
             arguments = take_images(arguments)
-        arguments, claimed = place_use(command, arguments)
+        arguments, claimed = place_use(command, arguments, shipped)
     watch = ProcessWatch()
     writers: dict[str, list[Callback]] = {"test": [ResultsWriter()], "predict": [PredictionWriter()]}
     callbacks = [watch, *writers.get(command, [])]
@@ -261,19 +273,20 @@ class Loaded(NamedTuple):
     content: dict[str, Any]
 
 
-def load(command: str, arguments: Sequence[str]) -> Loaded:
+def load(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> Loaded:
     """The variant that `predict` would work with, of the same arguments less the images.
 
     Args:
         command: the name of the command that asks, for messages.
         arguments: the command line after it.
+        shipped: the folder of the weights that are used where no run is.
 
     Raises:
         ValueError: a wrong argument or checkpoint, in one line.
         FileNotFoundError: no such file.
     """
     _quieten()
-    arguments, _ = choose(command, ["--config" if argument == "-c" else argument for argument in arguments])
+    chosen = choose(command, ["--config" if argument == "-c" else argument for argument in arguments], shipped)
     photos = ["--data=ouroboros3d.datamodules.photos.PhotoDataModule", "--data.init_args.images=[]"]
     try:
         loading = Loading(
@@ -286,17 +299,16 @@ def load(command: str, arguments: Sequence[str]) -> Loaded:
             parser_kwargs={"default_config_files": [str(_DEFAULTS)]},
             seed_everything_default=0,
             run=False,
-            args=arguments + photos,
+            args=chosen.arguments + photos,
         )
     except (ArgumentError, ValueError) as error:  # of the parser, or of a class that it instantiates
         raise ValueError(_meant(str(error))) from error
     variant = loading.model
     assert isinstance(variant, ImageTo3D)
-    checkpoint = Path(loading.config.ckpt_path)
-    content = read_checkpoint(checkpoint)
-    variant.load_state_dict(adapted(variant, content, str(checkpoint)))
+    content = read_checkpoint(chosen.checkpoint)
+    variant.load_state_dict(adapted(variant, content, str(chosen.checkpoint)))
     config = yaml.safe_load(loading.parser.dump(loading.config, skip_none=False))
-    return Loaded(variant, config, checkpoint, content)
+    return Loaded(variant, config, chosen.checkpoint, content)
 
 
 def _first_step(config: Any) -> int:  # noqa: ANN401 - jsonargparse's Namespace

@@ -6,26 +6,38 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 import yaml
 
 from ouroboros3d.callbacks.processes import is_first_process
 from ouroboros3d.files import lock
-from ouroboros3d.lightning_modules.weights import read_checkpoint
+from ouroboros3d.lightning_modules.weights import (
+    SHIPPED,
+    checkpoint_file,
+    checkpoint_name,
+    read_checkpoint,
+    shipped_names,
+)
+from ouroboros3d.networks.own_weights import is_variant
 
 LOCK = ".fit.lock"
 """The file in a run's folder that a running fit holds."""
 
+_EXAMPLE = Path(__file__).parent / "datamodules" / "bundled" / "example.png"
 _VERSION_OF_LAUNCHER = "OUROBOROS3D_RUN_VERSION"  # processes that a strategy starts join the first one's run
-_OF_A_RUN = ("global_step", "callbacks", "loops", "pytorch-lightning_version")
+_TO_USE = ("global_step", "pytorch-lightning_version")
+_TO_RESUME = (*_TO_USE, "callbacks", "loops")
+# Experiments whose weights are another one's, unless somebody trained them.
+_TRAINED_AS = {"inference_combined": "staged"}
 
 
 def place_fit(arguments: list[str]) -> tuple[list[str], Path | None]:
     """Claim the run's folder, and refuse one that exists: the arguments that name it, and the folder if it is new."""
     if run := option_value(arguments, "--resume"):
         return _resume(without_option(arguments, "--resume"), Path(run)), None
-    _check_checkpoint(option_value(arguments, "--ckpt_path"))
+    if checkpoint := option_value(arguments, "--ckpt_path"):
+        _check_checkpoint(checkpoint, _TO_RESUME)
     runs = Path(option_value(arguments, "--runs") or "runs")
     experiment = option_value(arguments, "--experiment") or _experiment_name(_values(arguments, "--config")) or "staged"
     return _new_run(arguments, runs, experiment)
@@ -72,7 +84,7 @@ def _resume(arguments: list[str], run: Path) -> list[str]:
     arguments += _run_arguments(own.parents[1], own.parent.name, own.name)
     if not last.exists():
         return arguments
-    _check_checkpoint(str(last))
+    _check_checkpoint(str(last), _TO_RESUME)
     return [*arguments, f"--ckpt_path={last}", "--model.init_args.base_weights=null"]  # it holds every weight
 
 
@@ -105,60 +117,109 @@ def claim(experiment: Path, version: str | None) -> Path:
     )
 
 
-def _check_checkpoint(checkpoint: str | None) -> None:
-    if checkpoint is None:
-        return
-    if Path(checkpoint).is_dir():
+def _check_checkpoint(name: str, needs: Sequence[str]) -> dict[str, Any]:
+    """What a checkpoint holds, if that is what a command needs."""
+    file = checkpoint_file(name)
+    if file.is_dir():
         raise ValueError(
-            f"ckpt_path: expected one file, got the folder {checkpoint}, which DeepSpeed or FSDP wrote in shards; "
+            f"ckpt_path: expected one file, got the folder {name}, which DeepSpeed or FSDP wrote in shards; "
             "docs/clusters.md says how to make its weights one file, which --model.base_weights takes."
         )
-    if not Path(checkpoint).is_file():
+    if not file.is_file():
         raise FileNotFoundError(
-            f"ckpt_path: no file {checkpoint}; a run's checkpoints are in runs/NAME/VERSION/checkpoints."
+            f"ckpt_path: no file {name}; a run's checkpoints are in runs/NAME/VERSION/checkpoints, and "
+            f"{' and '.join(shipped_names()) or 'no trained weights'} are what comes with this package."
         )
-    content = read_checkpoint(Path(checkpoint))
-    lacks = [key for key in _OF_A_RUN if key not in content]
+    content = read_checkpoint(file)
+    lacks = [key for key in needs if key not in content]
     if lacks:
         raise ValueError(
-            f"ckpt_path: expected a checkpoint that a run wrote, got {checkpoint} without {', '.join(lacks)}; weights "
+            f"ckpt_path: expected a checkpoint that a run wrote, got {name} without {', '.join(lacks)}; weights "
             "alone are what --model.base_weights takes."
         )
+    return content
 
 
-def place_use(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
+def place_use(command: str, arguments: list[str], shipped: Path = SHIPPED) -> tuple[list[str], Path | None]:
     """Choose the checkpoint, its configuration and the folder that the results go to; the folder if it is new."""
-    arguments, configs = choose(command, arguments)
+    arguments, configs, checkpoint = choose(command, arguments, shipped)
     run = _run_of(configs)
     if run and not (option_value(arguments, "--experiment") or option_value(arguments, "--version")):
         return [*arguments, *_run_arguments(run.parents[1], run.parent.name, run.name)], None
-    experiment = option_value(arguments, "--experiment") or _experiment_name(configs) or "staged"
+    own_name = "staged" if configs else checkpoint.stem  # weights that describe themselves are called as their file
+    experiment = option_value(arguments, "--experiment") or _experiment_name(configs) or own_name
     return _new_run(arguments, Path(option_value(arguments, "--runs") or "runs"), experiment)
 
 
-def choose(command: str, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Choose the checkpoint and its configuration: the arguments with both, and the configuration's files."""
-    runs = Path(option_value(arguments, "--runs") or "runs")
-    checkpoint = option_value(arguments, "--ckpt_path")
+class Choice(NamedTuple):
+    """What `choose` returns.
+
+    arguments: with the checkpoint and its configuration.
+    configs: the configuration's files; none where the checkpoint describes itself and no other was named.
+    checkpoint: the file.
+    """
+
+    arguments: list[str]
+    configs: list[str]
+    checkpoint: Path
+
+
+def choose(command: str, arguments: list[str], shipped: Path = SHIPPED) -> Choice:
+    """Choose the checkpoint and its configuration.
+
+    Args:
+        command: the name of the command, for messages.
+        arguments: the command line after it.
+        shipped: the folder of the weights that are used where no run is.
+
+    Raises:
+        ValueError: a checkpoint that cannot be used.
+        FileNotFoundError: no checkpoint, or no configuration of it.
+    """
     configs = _values(arguments, "--config")
-    if checkpoint is None:
-        run = _run_of(configs)
-        checkpoint = str(
-            newest_checkpoint(run, ".") if run else newest_checkpoint(runs, f"{_experiment_name(configs) or '*'}/*")
-        )
-        print(f"{command}: the newest run's best checkpoint, {checkpoint}", flush=True)
-    _check_checkpoint(checkpoint)
+    name = option_value(arguments, "--ckpt_path")
+    if name is None:
+        runs = Path(option_value(arguments, "--runs") or "runs")
+        name = checkpoint_name(_find_checkpoint(command, runs, configs, shipped))
+    content, checkpoint = _check_checkpoint(name, _TO_USE), checkpoint_file(name)
     # Last, because a run's configuration says `ckpt_path: null`, and a later value wins over an earlier one.
-    arguments.append(f"--ckpt_path={checkpoint}")
     # The checkpoint holds every weight: where training started from may be gone by now.
-    arguments.append("--model.init_args.base_weights=null")
-    if not configs:
-        config = Path(checkpoint).resolve().parents[1] / "config.yaml"
-        if not config.is_file():
-            raise FileNotFoundError(f"config: no {config} beside the checkpoint; name one with --config.")
-        configs = [str(config)]
-        arguments = [f"--config={config}", *arguments]
-    return arguments, configs
+    arguments = [*arguments, f"--ckpt_path={checkpoint_name(checkpoint)}", "--model.init_args.base_weights=null"]
+    if configs:
+        return Choice(arguments, configs, checkpoint)
+    if "ouroboros3d_config" in content:
+        return Choice([f"--config={json.dumps(content['ouroboros3d_config'])}", *arguments], [], checkpoint)
+    config = checkpoint.resolve().parents[1] / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(f"config: no {config} beside the checkpoint; name one with --config.")
+    return Choice([f"--config={config}", *arguments], [str(config)], checkpoint)
+
+
+def _find_checkpoint(command: str, runs: Path, configs: Sequence[str], shipped: Path) -> Path:
+    """The best checkpoint of the newest run that the configuration means, or the shipped weights of its experiment."""
+    if run := _run_of(configs):
+        runs, patterns, names = run, ["."], []
+    else:
+        experiment = _experiment_name(configs)
+        names = [name for name in (experiment, _TRAINED_AS.get(experiment or "")) if name]
+        patterns = [f"{name}/*" for name in names] or ["*/*"]
+        names = names or ["recursive"]
+        if any(Path(config).parent.name == "scales" for config in configs):
+            names = []  # what is shipped is of the desk scale
+    for pattern in patterns:
+        if found := newest_checkpoint(runs, pattern):
+            print(f"{command}: the newest run's best checkpoint, {found}", flush=True)
+            return found
+    for name in names:
+        if is_variant(file := shipped / f"{name}.safetensors"):
+            searched = " or ".join(f"{runs}/{pattern}" for pattern in patterns)
+            ours = f"the weights that come with this package, {checkpoint_name(file)}"
+            print(f"{command}: no run in {searched}, so {ours}", flush=True)
+            return file
+    raise FileNotFoundError(
+        f"runs: no checkpoint in {runs}/{patterns[0]}/checkpoints; train first (python -m ouroboros3d fit --config "
+        "ablations/recursive.yaml) or name a checkpoint with --ckpt_path."
+    )
 
 
 def _run_of(configs: Sequence[str]) -> Path | None:
@@ -183,10 +244,14 @@ def _named_folder(config: Path) -> Path | None:
 
 
 def take_images(arguments: list[str]) -> list[str]:
-    """Turn `--image FILE` and the options of photos into a `PhotoDataModule` that keeps the run's camera settings."""
+    """Turn `--image FILE` and the options of photos into a `PhotoDataModule` that keeps the run's camera settings.
+
+    Without an image it is the one that comes with this package.
+    """
     images = _values(arguments, "--image")
     if not images:
-        raise ValueError("predict: expected --image FILE, got none; it may be given several times.")
+        print(f"predict: no --image, so the example that comes with this package, {_EXAMPLE}", flush=True)
+        images = [str(_EXAMPLE)]
     missing = [image for image in images if not Path(image).is_file()]
     if missing:
         raise FileNotFoundError(f"image: no file {missing[0]}.")
@@ -202,26 +267,17 @@ def take_images(arguments: list[str]) -> list[str]:
     ]
 
 
-def newest_checkpoint(runs: Path, pattern: str = "*/*") -> Path:
-    """The best checkpoint of the run that saved one last.
+def newest_checkpoint(runs: Path, pattern: str = "*/*") -> Path | None:
+    """The best checkpoint of the run that saved one last, None where no run has one.
 
     Args:
         runs: where runs are kept.
         pattern: of their folders in it.
-
-    Raises:
-        FileNotFoundError: there is none.
     """
     names = ("best*.ckpt", "last.ckpt")  # a run that ended before its first validation has only the last one
     found = [path for name in names for path in runs.glob(f"{pattern}/checkpoints/{name}")]
     newest_run = max((path.stat().st_mtime, path.parent) for path in found)[1] if found else None
-    found = [path for path in found if path.parent == newest_run]
-    if not found:
-        raise FileNotFoundError(
-            f"runs: no checkpoint in {runs}/{pattern}/checkpoints; train first (python -m ouroboros3d fit --config "
-            "ablations/recursive.yaml) or name a checkpoint with --ckpt_path."
-        )
-    return found[0]
+    return next((path for path in found if path.parent == newest_run), None)
 
 
 def _experiment_name(configs: Sequence[str]) -> str | None:

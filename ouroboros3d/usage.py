@@ -30,6 +30,8 @@ commands:
   compare    tested runs side by side:       compare             (the newest tested run of each experiment)
   check-data images and cameras of a tree:   check-data TREE     (before anyone trains on it)
 
+validate, test, predict and export need no training: where no run is they take the weights that come with this package.
+
 COMMAND --help shows a command's options. Set OUROBOROS3D_DEBUG=1 to see the traceback of an error.
 --version shows the version.""",
     "fit": f"""usage: python -m ouroboros3d fit --config ablations/NAME.yaml [OPTIONS]
@@ -39,35 +41,43 @@ Train a variant. The run goes to runs/NAME/version_N: config.yaml, checkpoints/,
   --resume RUN              go on with a run that was cut off, in its own folder, exactly as if it had not been;
                             other options after it hold for the rest of the run only
   --ckpt_path FILE          go on from any checkpoint of the same variant, in a new run
-  --model.base_weights FILE start from other weights: a .safetensors, a checkpoint, or null for random ones
+  --model.base_weights FILE start from other weights: a .safetensors, a checkpoint, bundled:recursive or bundled:staged,
+                            which are trained and come with this package, or null for random ones
   --trainer.max_steps N     how long to train
   --data.root DIR           an Objaverse tree instead of the bundled objects
 {_OPTIONS}""",
     "validate": f"""usage: python -m ouroboros3d validate [--config FILE] [--ckpt_path FILE] [OPTIONS]
 
-Losses and quality on the validation objects. Without arguments: the newest run's best checkpoint.
+Losses and quality on the validation objects. Without arguments: the newest run's best checkpoint, or where no run is
+the weights that come with this package.
 {_OPTIONS}""",
     "test": f"""usage: python -m ouroboros3d test [--config FILE] [--ckpt_path FILE] [OPTIONS]
 
 Quality of generated views, of renders of the reconstructed 3D and of its surface on the test objects, and what it cost.
 Writes results.json, results.csv (a row an object), steps.csv (a row a denoising step) and objects/ (views, renders,
 Gaussians) into the run. A test that was interrupted goes on where it stopped. Without arguments: the newest run's best
-checkpoint, and says which.
+checkpoint, or where no run is the recursive weights that come with this package, and says which.
 
+  --config ablations/NAME.yaml
+                            the newest run of this experiment, or the weights of staged and recursive that come with
+                            this package; inference_combined takes those of staged
   --ckpt_path FILE          another checkpoint, with its own run's configuration unless --config gives another one;
                             a staged checkpoint also fits ablations/inference_combined.yaml and ablations/recursive.yaml
+  --ckpt_path bundled:staged, bundled:recursive
+                            the weights that come with this package, although there are runs
   --data.test_split train   other objects; the files are named after them: results_train.json
   --model.evaluation.alignment yaw|icp
                             align the surface with the true one before they are compared
   --trainer.devices 2 --trainer.strategy ddp
                             share the objects between processes
 {_OPTIONS}""",
-    "predict": f"""usage: python -m ouroboros3d predict --image FILE [--ckpt_path FILE] [OPTIONS]
+    "predict": f"""usage: python -m ouroboros3d predict [--image FILE] [--ckpt_path FILE] [OPTIONS]
 
 One image to views, a 3D Gaussian ply and a turntable, in the run's predictions/ folder. Without --ckpt_path: the newest
-run's best checkpoint. The object is taken from the alpha channel, or cut from a plain background.
+run's best checkpoint, or where no run is the weights that come with this package. The object is taken from the alpha
+channel, or cut from a plain background.
 
-  --image FILE              the image; may be given several times
+  --image FILE              the image; may be given several times (default: an example that comes with this package)
   --elevation_deg DEGREES   how far above the object the photo was taken (default: 10)
   --removal NAME            how the background is found where there is no alpha channel: border (default), of one colour
                             up to the image's border, or rembg, by a network (pip install 'ouroboros3d[rembg]')
@@ -78,8 +88,8 @@ A checkpoint as a pipeline of diffusers: safetensors, settings and a model card 
 ouroboros3d.export.OuroborosPipeline.from_pretrained loads and which generates what predict generates.
 
   --ckpt FILE               the checkpoint, with its own run's configuration unless --config gives another one
-                            (default: the newest run's best one)
-  --out DIR                 a new folder (default: export/ in the checkpoint's run)
+                            (default: the newest run's best one, or bundled:recursive where no run is)
+  --out DIR                 a new folder (default: export/ in the checkpoint's run, or runs/export/NAME of bundled:NAME)
   --dtype NAME              precision of the weights in the files: float32 (default), float16 or bfloat16; an
                             autoencoder keeps the one that it was trained with
   --model.sampler.X V       what the pipeline does unless it is told otherwise

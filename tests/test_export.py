@@ -313,6 +313,7 @@ def test_the_card_takes_results_of_this_checkpoint_only_and_licences_of_its_orig
     svd = {"svd": "stabilityai/stable-video-diffusion-img2vid", "lgm": str(here / "lgm.safetensors"), "published": None}
     for base, sha256, said, front in (
         ("bundled", tested, "2 test objects of `tree`", {"license": "apache-2.0"}),
+        ("bundled:staged", tested, "from the weights `bundled:staged` that come with", {"license": "apache-2.0"}),
         (svd, "another", "was not tested", {"license": "other", "base_model": [svd["svd"]]}),
         (str(checkpoint("recursive")), "another", "`last.ckpt` of another run", {}),
         ("exported/recursive", tested, "| novel PSNR fg (dB) ↑ | 12.3", {}),
@@ -333,7 +334,8 @@ def test_a_wrong_export_gets_one_line_and_leaves_nothing(
     before = sorted(here.rglob("*"))
     staged, ckpt = [f"--config={ROOT / 'ablations' / 'staged.yaml'}", TINY], str(checkpoint("recursive"))
     assert "no file nowhere.ckpt" in refusal(capsys, "export", "--ckpt=nowhere.ckpt")
-    assert "no checkpoint in none" in refusal(capsys, "export", "--runs=none")
+    joint_only = f"--config={ROOT / 'ablations' / 'joint_only.yaml'}"
+    assert "no checkpoint in none" in refusal(capsys, "export", "--runs=none", joint_only)
     assert "got exported/recursive, which is taken" in refusal(capsys, "export", "--ckpt", ckpt, f"--out={folder}")
     assert "got chair.png, which is taken" in refusal(capsys, "export", "--ckpt", ckpt, "--out=chair.png")
     assert "invalid choice: 'int8'" in refusal(capsys, "export", "--ckpt_path", ckpt, "--dtype=int8")

@@ -12,6 +12,7 @@ from ouroboros3d.comparison.labels import headline, titled
 from ouroboros3d.experiment import Loaded
 from ouroboros3d.export.pipeline import OuroborosPipeline
 from ouroboros3d.files import git_commit, sha256_of
+from ouroboros3d.lightning_modules.weights import checkpoint_name
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _SVD_LICENSE = "https://huggingface.co/stabilityai/stable-video-diffusion-img2vid/blob/main/LICENSE.md"
@@ -49,7 +50,9 @@ def model_card(loaded: Loaded, pipeline: OuroborosPipeline, dtype: str) -> str:
         dtype: precision of the weights.
     """
     run, sha256 = loaded.checkpoint.parent.parent, sha256_of(loaded.checkpoint)
-    origin = _origin(run / "config.yaml")
+    sources = loaded.content.get("ouroboros3d_sources")
+    origin = _described_origin(loaded.checkpoint) if sources else _origin(run / "config.yaml")
+    training = _described_training(loaded.content) if sources else _training(run / "config.yaml", loaded.content)
     maps = pipeline.unet.feedback_maps
     front = {
         **origin.license,
@@ -67,7 +70,7 @@ def model_card(loaded: Loaded, pipeline: OuroborosPipeline, dtype: str) -> str:
         f"Sampling: {sampler.num_steps} Euler steps, guidance {sampler.guidance_min:g} to {sampler.guidance_max:g} "
         f"over the views. Weights in {dtype}.",
         _USE,
-        f"## Training\n\n{_training(run / 'config.yaml', loaded.content)}\n\n{origin.text}",
+        f"## Training\n\n{training}\n\n{origin.text}",
         f"## Results\n\n{_results(run, loaded, sha256)}",
         _LIMITS.format(**photo),
         f"Exported by ouroboros3d {metadata.version('ouroboros3d')}, commit {git_commit() or 'unknown'}, from the "
@@ -99,6 +102,21 @@ around it, seen with a field of view of {fov_deg:g} degrees. The elevation of th
 What the input does not show is a guess."""
 
 
+def _described_training(content: dict[str, Any]) -> str:
+    """Of weights that say themselves what they were trained on."""
+    sources = "\n".join(f"- {name}: {licences}" for name, licences in content["ouroboros3d_sources"].items())
+    facts = f"{content['global_step']} steps, seed {content['ouroboros3d_seed']}."
+    return f"{facts}\n\nData, and the licences of its objects:\n\n{sources}"
+
+
+def _described_origin(checkpoint: Path) -> Origin:
+    name = checkpoint_name(checkpoint)
+    if name == str(checkpoint):
+        return Origin({}, [], f"The weights are those of `{checkpoint.name}`, of unknown licence.")
+    text = f"The weights are `{name}`, which come with ouroboros3d (Apache-2.0, as far as it is its authors' to give)."
+    return Origin({"license": "apache-2.0"}, [], text)
+
+
 def _training(config: Path, content: dict[str, Any]) -> str:
     facts = [f"{content['global_step']} steps", f"seed {content.get('ouroboros3d_seed', 'unknown')}"]
     if not config.is_file():
@@ -126,8 +144,9 @@ def _origin(config: Path) -> Origin:
         return _paper_origin(base)
     if base is None:
         return Origin({}, [], "Training started from random weights.")
-    if base == "bundled":
-        text = "Training started from the base weights that come with ouroboros3d (Apache-2.0)."
+    if base == "bundled" or base.startswith("bundled:"):
+        name = "base weights" if base == "bundled" else f"weights `{base}`"
+        text = f"Training started from the {name} that come with ouroboros3d (Apache-2.0)."
         return Origin({"license": "apache-2.0"}, [], text)
     path = Path(base)
     if path.suffix == ".ckpt":

@@ -12,6 +12,7 @@ from ouroboros3d.experiment import Loaded, load
 from ouroboros3d.export.card import model_card
 from ouroboros3d.export.pipeline import COMPONENTS, VARIANTS, OuroborosPipeline
 from ouroboros3d.files import whole_folder
+from ouroboros3d.lightning_modules.weights import SHIPPED
 
 _DTYPES = ("float32", "float16", "bfloat16")
 # Arguments of a variant that only training uses, besides its parts.
@@ -25,11 +26,12 @@ _OF_TRAINED_NETWORK = {"trainable", "lora_rank", "gradient_checkpointing", "comp
 _OF_PHOTOS = ("image_size", "num_views", "background", "removal", "radius", "fov_deg")
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str], shipped: Path = SHIPPED) -> None:
     """Export a checkpoint.
 
     Args:
         arguments: the command line after `export`.
+        shipped: the folder of the weights that are exported where no run is.
 
     Raises:
         ValueError: a wrong argument, or a checkpoint that cannot be exported; one line.
@@ -42,8 +44,9 @@ def run(arguments: Sequence[str]) -> None:
     options, others = parser.parse_known_args(arguments)
     if options.out is not None:
         _refuse_taken(options.out)
-    loaded = load("export", [*others, *([f"--ckpt_path={options.checkpoint}"] if options.checkpoint else [])])
-    out = options.out or _own_folder(loaded.checkpoint)
+    checkpoint = [f"--ckpt_path={options.checkpoint}"] if options.checkpoint else []
+    loaded = load("export", [*others, *checkpoint], shipped)
+    out = options.out or _own_folder(loaded)
     _refuse_taken(out)
     pipeline = to_pipeline(loaded, getattr(torch, options.dtype))
     with whole_folder(out) as folder:
@@ -111,10 +114,13 @@ def _check_class(name: str, own: type, known: list[type]) -> None:
         )
 
 
-def _own_folder(checkpoint: Path) -> Path:
-    run = checkpoint.parent.parent
-    if checkpoint.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
-        raise ValueError(f"out: expected --out FOLDER, since {checkpoint} is in no run's folder.")
+def _own_folder(loaded: Loaded) -> Path:
+    """The default: in the run, or for weights that describe themselves, which are in none, beside the runs."""
+    if "ouroboros3d_config" in loaded.content:
+        return Path(loaded.config["runs"], "export", loaded.checkpoint.stem)
+    run = loaded.checkpoint.parent.parent
+    if loaded.checkpoint.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
+        raise ValueError(f"out: expected --out FOLDER, since {loaded.checkpoint} is in no run's folder.")
     return run / "export"
 
 
