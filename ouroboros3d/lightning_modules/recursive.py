@@ -8,9 +8,9 @@ from torch import Tensor
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.diffusion.guidance import Estimate
-from ouroboros3d.diffusion.preconditioning import Feedback, diffusion_loss, scalings
-from ouroboros3d.diffusion.sampling import AfterEstimate
-from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
+from ouroboros3d.diffusion.preconditioning import Feedback, diffusion_loss, per_sample, scalings
+from ouroboros3d.diffusion.sampling import AfterEstimate, karras_sigmas
+from ouroboros3d.lightning_modules.image_to_3d import Draw, ImageTo3D
 from ouroboros3d.renderers.rendering import Rendering, encode_coordinates, published_coordinates
 
 
@@ -22,6 +22,10 @@ class Recursive(ImageTo3D):
 
     Args:
         feedback_probability: p of the coin toss; heads trains F with feedback, tails without.
+        true_maps: share of the heads on which the maps are those of R(clean views) in place of R(estimate): what R
+            could give, from which the adapters learn sooner what maps are for.
+        feedback_level: noise level that the fed back estimate was made at: the `same` as its successor's, as the
+            published training, or the one `before` it in the sampler, as in sampling.
         detach_feedback: maps reach F without a graph; False lets F's loss train R through them (published code).
         reconstruction_gradient: the reconstruction loss of the estimated views reaches F.
         coordinate_map: `canonical` feeds back the expected surface point; `published` the map that the published
@@ -33,6 +37,8 @@ class Recursive(ImageTo3D):
     def __init__(
         self,
         feedback_probability: float = 0.5,
+        true_maps: float = 0.0,
+        feedback_level: Literal["same", "before"] = "same",
         detach_feedback: bool = True,
         reconstruction_gradient: bool = False,
         coordinate_map: Literal["canonical", "published"] = "canonical",
@@ -45,7 +51,11 @@ class Recursive(ImageTo3D):
                 "feedback_probability, sampler.feedback_every: expected a probability and a count >= 1, got "
                 f"{feedback_probability}, {self.sampler.feedback_every}."
             )
+        if not 0 <= true_maps <= 1:
+            raise ValueError(f"true_maps: expected a share in [0, 1], got {true_maps:g}.")
         self.feedback_probability = feedback_probability
+        self.true_maps = true_maps
+        self.feedback_level = feedback_level
         self.detach_feedback = detach_feedback
         self.reconstruction_gradient = reconstruction_gradient
 
@@ -53,15 +63,17 @@ class Recursive(ImageTo3D):
         """Estimate, reconstruct the estimate and the clean views, and on heads estimate again with feedback."""
         draw = self.draw(batch)
         heads = bool(self.unet.feedback_maps) and coin < self.feedback_probability
+        first = self.before(draw) if heads and self.feedback_level == "before" else draw
         # On heads the first estimate's own loss is not used: unless the reconstruction's gradient is wanted through it,
         # it needs no graph, and the step costs one forward of F more than a staged step.
         with torch.set_grad_enabled(torch.is_grad_enabled() and (not heads or self.reconstruction_gradient)):
-            estimate = self.denoise(draw)
+            estimate = self.denoise(first)
         latents = estimate if self.reconstruction_gradient else estimate.detach()
-        rendering = self.render_all(self.reconstruct_latents(latents, batch.cameras, draw.sigma), batch)
+        rendering = self.render_all(self.reconstruct_latents(latents, batch.cameras, first.sigma), batch)
         clean = self.reconstruct_clean(batch)
         if heads:
-            feedback = self.feedback(rendering, batch.cameras)
+            shown = clean if coin < self.feedback_probability * self.true_maps else rendering
+            feedback = self.feedback(shown, batch.cameras)
             if self.detach_feedback:
                 feedback = {name: maps.detach() for name, maps in feedback.items()}
             estimate = self.denoise(draw, feedback)
@@ -71,6 +83,20 @@ class Recursive(ImageTo3D):
             "diffusion": diffusion_loss(estimate, draw.latents, draw.sigma),
             "reconstruction": self.reconstruction_loss.settings.weight * reconstruction,
         }
+
+    def before(self, draw: Draw) -> Draw:
+        """The same objects and noise at the noise levels that the sampler comes from."""
+        sigma, noise = self.level_before(draw.sigma), draw.noisy - draw.latents
+        noisy = draw.latents + per_sample(sigma / draw.sigma, noise) * noise
+        return draw._replace(noisy=noisy, sigma=sigma)
+
+    def level_before(self, sigma: Tensor) -> Tensor:
+        """Noise levels [B] as far above sigma [B] as the sampler's level before the nearest one is above that one."""
+        settings = self.sampler
+        levels = karras_sigmas(settings.num_steps, settings.sigma_min, settings.sigma_max)[:-1].to(sigma)
+        nearest = (levels.log()[:, None] - sigma.log()).abs().argmin(0)
+        before: Tensor = sigma * levels[(nearest - 1).clamp_min(0)] / levels[nearest]
+        return before
 
     def after_estimate(self, cameras: Cameras, background: Tensor, size: tuple[int, int]) -> AfterEstimate:
         """Reconstruct the estimate at its noise level and hand its maps to the next step."""

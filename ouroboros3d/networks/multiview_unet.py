@@ -141,6 +141,8 @@ class MultiviewUNet(nn.Module):
             image embedding of sample r mod B.
         adapter_start: `zero_head` starts adapters at zero and adds nothing where there is no feedback; `published` has
             no zero head, and gives the adapters black maps where there is no feedback.
+        feedback_to: where the adapters' features are added: `downsamplers`, as T2I adapters and the published network,
+            so that a level's skip connection does not hold them; or `skips`, one layer earlier, so that it does.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass.
         attention: `sdpa` is torch's fused attention, `eager` the same sums with the whole matrix of weights in memory.
         compile: backend of `torch.compile` for the residual blocks and transformers (`inductor` where there is a
@@ -180,6 +182,7 @@ class MultiviewUNet(nn.Module):
         plucker_skips: Literal["unchanged", "published"] = "unchanged",
         temporal_context: Literal["correct", "published"] = "correct",
         adapter_start: Literal["zero_head", "published"] = "zero_head",
+        feedback_to: Literal["downsamplers", "skips"] = "downsamplers",
         gradient_checkpointing: bool = False,
         attention: Literal["sdpa", "eager"] = "sdpa",
         compile: str | None = None,
@@ -205,6 +208,7 @@ class MultiviewUNet(nn.Module):
         self.plucker_skips = plucker_skips
         self.temporal_context = temporal_context
         self.adapter_start = adapter_start
+        self.feedback_to = feedback_to
         self.trainable = trainable
         self.lora_rank = lora_rank
         unet = UNetSpatioTemporalConditionModel(
@@ -281,8 +285,11 @@ class MultiviewUNet(nn.Module):
         # Bound methods, no closures: a deep copy of the module (EMA) then gets hooks that belong to the copy.
         for level, block in enumerate(self.unet.down_blocks):
             block.register_forward_pre_hook(partial(self._add_rays, self.down_plucker[level]), with_kwargs=True)
-            if block.downsamplers is not None:
+            if block.downsamplers is not None and self.feedback_to == "downsamplers":
                 block.downsamplers[0].register_forward_pre_hook(partial(self._add_feedback, level))
+            elif block.downsamplers is not None:
+                last = (getattr(block, "attentions", None) or block.resnets)[-1]
+                last.register_forward_hook(partial(self._add_feedback_to_skip, level))
         self.unet.mid_block.register_forward_pre_hook(partial(self._add_rays, self.mid_plucker), with_kwargs=True)
         self.unet.mid_block.register_forward_hook(self._add_last_feedback)
         for block, plucker in zip(self.unet.up_blocks, self.up_plucker, strict=True):
@@ -308,6 +315,15 @@ class MultiviewUNet(nn.Module):
         if self._extras is None or self._extras.features is None:
             return None
         return args[0] + self._extras.features[level].to(args[0].dtype), *args[1:]
+
+    def _add_feedback_to_skip(
+        self, level: int, _: nn.Module, __: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]
+    ) -> Tensor | tuple[Tensor, ...]:
+        if self._extras is None or self._extras.features is None:
+            return output
+        if isinstance(output, Tensor):
+            return output + self._extras.features[level].to(output.dtype)
+        return output[0] + self._extras.features[level].to(output[0].dtype), *output[1:]
 
     def _add_last_feedback(self, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
         if self._extras is None or self._extras.features is None:
@@ -432,7 +448,7 @@ class MultiviewUNet(nn.Module):
         return (
             f"feedback_maps={self.feedback_maps}, plucker_rays={self.plucker_rays}, "
             f"plucker_skips={self.plucker_skips}, temporal_context={self.temporal_context}, "
-            f"adapter_start={self.adapter_start}"
+            f"adapter_start={self.adapter_start}, feedback_to={self.feedback_to}"
         )
 
 

@@ -18,7 +18,8 @@ from ouroboros3d.diffusion.guidance import Estimate
 from ouroboros3d.diffusion.preconditioning import denoise
 from ouroboros3d.diffusion.sampling import Step
 from ouroboros3d.lightning_modules.generation import SamplerSettings
-from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D, _learning_rate_factor, repeats
+from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D, repeats
+from ouroboros3d.lightning_modules.learning_rates import learning_rate_factor
 from ouroboros3d.lightning_modules.inference_combined import InferenceCombined, ProjectionSettings
 from ouroboros3d.lightning_modules.recursive import Recursive
 from ouroboros3d.lightning_modules.seeding import seeded
@@ -174,12 +175,12 @@ def test_staged_networks_exchange_no_gradient(batch: MultiviewBatch) -> None:
 
 
 def test_the_learning_rate_rises_then_falls() -> None:
-    factors = [_learning_rate_factor(step, warmup=3, total=11, decay="cosine") for step in range(12)]
+    factors = [learning_rate_factor(step, warmup=3, total=11, decay="cosine") for step in range(12)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
     assert factors[7] == pytest.approx(0.5)  # half of the way down
     assert factors[11] == pytest.approx(0, abs=1e-7)
     assert factors[3:] == sorted(factors[3:], reverse=True)
-    assert [_learning_rate_factor(step, 3, 11, "constant") for step in (0, 3, 11)] == [0.25, 1, 1]
+    assert [learning_rate_factor(step, 3, 11, "constant") for step in (0, 3, 11)] == [0.25, 1, 1]
 
 
 def test_a_zero_head_learns_at_once(batch: MultiviewBatch) -> None:
