@@ -145,6 +145,21 @@ def test_absent_feedback_is_exactly_nothing():
     assert difference(network(**x, feedback=black), none) > 1e-4  # a black map is not an absent one
 
 
+@pytest.mark.parametrize(("where", "reaches"), [("downsamplers", False), ("skips", True)])
+def test_feedback_in_the_skips_passes_by_the_downsamplers(where, reaches):
+    network, given = with_feedback(tiny(feedback_maps=BOTH, feedback_to=where)), inputs()
+    with torch.no_grad():
+        for adapter in network.cond_encoder:
+            for head in adapter.head[1:]:  # the finest level's features alone
+                torch.nn.init.zeros_(head.weight)
+                torch.nn.init.zeros_(head.bias)
+        for block in network.unet.down_blocks:
+            for downsampler in block.downsamplers or ():
+                torch.nn.init.zeros_(downsampler.conv.weight)
+        without, fed = network(**given), network(**given, feedback=maps())
+    assert torch.equal(without, fed) is not reaches
+
+
 def test_mask_mixes_samples_with_and_without_feedback():
     network, x = with_feedback(tiny(feedback_maps=BOTH)), inputs()
     mixed = network(**x, feedback=maps(), feedback_mask=torch.tensor([False, True]))
