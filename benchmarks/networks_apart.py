@@ -4,7 +4,7 @@
 
 WEIGHTS is whatever `--model.base_weights` takes. Of the test objects:
 
-- `rmse`: root mean square of z0_hat - z over the generated views, at each noise level of `sigma`, from noisy true views;
+- `rmse`: root mean square of z0_hat - z over the generated views, from true views with noise of each level `sigma`;
 - `generated`: foreground PSNR in dB of the generated views, at each guidance of `guidance` (opposite the input view);
 - `novel`: foreground PSNR of renders of their reconstruction at the novel cameras;
 - `reconstructor`: foreground PSNR at the novel cameras of the reconstruction of the TRUE views.
@@ -53,7 +53,7 @@ def quality(model: ImageTo3D, data: ObjaverseDataModule, sigmas: list[float], gu
             squares[sigma].append((z0 - latents)[:, 1:].square().flatten(1).mean(1))
         for guidance in guidances:
             model.sampler = replace(sampler, guidance_max=guidance)
-            made = model.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)
+            made = model.generate(images, batch.cameras, batch.background, batch.uids)
             renders = model.render_all(made.gaussians, batch).colour.clamp(0, 1)
             generated[guidance].append(metric.values(made.views_01[:, 1:], batch.images_01[:, 1:], mask[:, 1:]))
             novel[guidance].append(metric.values(renders[:, views:], batch.target_images_01, novel_mask))

@@ -1,4 +1,4 @@
-"""A moving average of the weights, which validation, test and export look at in place of the weights of the last step."""
+"""A moving average of the weights, which validation, test and export look at in place of the last step's."""
 
 import torch
 from lightning.pytorch.callbacks import WeightAveraging

@@ -1,4 +1,4 @@
-"""Other objects out of the objects there are: mirrored ones, and ones in other colours, exactly as they would be seen."""
+"""Other objects out of those there are: mirrored ones, and ones in other colours, exactly as they would be seen."""
 
 from dataclasses import dataclass
 
