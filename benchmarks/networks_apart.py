@@ -45,9 +45,8 @@ def quality(model: ImageTo3D, data: ObjaverseDataModule, sigmas: list[float], gu
         latents = model.codec.encode(batch.images_01)
         noise = torch.stack([named_noise(tuple(latents.shape[1:]), f"quality/{uid}") for uid in batch.uids])
         level = torch.full((len(batch),), sampler.condition_noise)
-        conditions = model.conditions(
-            batch.input_images_01, batch.cameras, level, torch.zeros_like(batch.images_01[:, 0])
-        )
+        images = batch.input_images_01
+        conditions = model.conditions(images, batch.cameras, level, torch.zeros_like(images))
         for sigma in sigmas:
             z0 = denoise(model.unet, latents + sigma * noise, torch.full((len(batch),), sigma), conditions)
             squares[sigma].append((z0 - latents)[:, 1:].square().flatten(1).mean(1))
