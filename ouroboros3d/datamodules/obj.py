@@ -14,6 +14,7 @@ import torch
 
 from ouroboros3d.datamodules.glb_container import AssetError
 from ouroboros3d.datamodules.mesh_file import MeshFile
+from ouroboros3d.datamodules.polygons import triangulated
 from ouroboros3d.datamodules.texture_files import Textures
 from ouroboros3d.datamodules.untrusted import MAX_ASSET_BYTES, MAX_FACES, MAX_NUMBERS, read_regular, refusing
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
@@ -23,7 +24,7 @@ _SCANNED = "materials/textures"  # of Google Scanned Objects
 
 
 def load_obj(path: Path) -> TexturedMesh:
-    """Read every face of an OBJ file; polygons become fans of triangles, lines and points are left out.
+    """Read every face of an OBJ file, cut into triangles; lines and points are left out.
 
     Colours of vertices and materials (`Kd`) are sRGB values, as programs without colour management show them. A texture
     is looked for beside its MTL file; in the layout of Google Scanned Objects, whose MTL files name a place where the
@@ -60,9 +61,10 @@ class _Parts:
     vertices: list[list[float]] = field(default_factory=list)
     colours: list[list[float]] = field(default_factory=list)
     uv: list[list[float]] = field(default_factory=list)
-    faces: list[tuple[int, int, int]] = field(default_factory=list)
-    face_uv: list[tuple[int, int, int]] = field(default_factory=list)
-    face_material: list[int] = field(default_factory=list)
+    corners: list[int] = field(default_factory=list)  # of all polygons, one after another
+    corner_uv: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    polygon_material: list[int] = field(default_factory=list)
     known: dict[str, Material] = field(default_factory=dict)
     slots: dict[str, int] = field(default_factory=dict)
     slot: int = -1
@@ -104,25 +106,28 @@ class _Parts:
         places = [_place(words[0], len(self.vertices)) for words in indices]
         textured = all(len(words) > 1 and words[1] for words in indices)
         coordinates = [_place(words[1], len(self.uv)) for words in indices] if textured else [-1] * len(places)
-        if len(self.faces) + len(places) - 2 > MAX_FACES:
+        self.corners += places
+        self.corner_uv += coordinates
+        self.lengths.append(len(places))
+        if len(self.corners) - 2 * len(self.lengths) > MAX_FACES:
             self.file.fail(f"expected at most {MAX_FACES} triangles, got more")
         if self.slot < 0:
             self.slot = self.slots.setdefault("", len(self.slots))
-        for last in range(2, len(places)):
-            self.faces.append((places[0], places[last - 1], places[last]))
-            self.face_uv.append((coordinates[0], coordinates[last - 1], coordinates[last]))
-            self.face_material.append(self.slot)
+        self.polygon_material.append(self.slot)
 
     def mesh(self) -> TexturedMesh:
         """Everything, in one mesh."""
+        points = np.array(self.vertices).reshape(-1, 3)
+        corners = np.array(self.corners, dtype=np.int64)
+        triangles, polygon = triangulated(points[corners], np.array(self.lengths, dtype=np.int64))
         uv = np.array([*self.uv, [0.0, 0.0]])  # the last one is for faces without
         colours = np.array(self.colours).reshape(-1, 4)
         materials = [self.known[name] if name else Material() for name in self.slots]
         return self.file.mesh(
-            np.array(self.vertices).reshape(-1, 3),
-            np.array(self.faces, dtype=np.int64).reshape(-1, 3),
-            uv=uv[np.array(self.face_uv, dtype=np.int64).reshape(-1, 3)],
-            material_index=np.array(self.face_material, dtype=np.int64),
+            points,
+            corners[triangles],
+            uv=uv[np.array(self.corner_uv, dtype=np.int64)[triangles]],
+            material_index=np.array(self.polygon_material, dtype=np.int64)[polygon],
             materials=materials or [Material()],
             colours_srgb=None if (colours == 1).all() else colours,
         )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ouroboros3d.datamodules.glb_container import AssetError
 from ouroboros3d.datamodules.mesh_file import MeshFile
+from ouroboros3d.datamodules.polygons import triangulated
 from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_NUMBERS, refusing
 from ouroboros3d.renderers.meshes import TexturedMesh
 
@@ -29,7 +30,7 @@ class _Property(NamedTuple):
 
 
 def load_ply(path: Path) -> TexturedMesh:
-    """Read every face of a PLY file; polygons become fans of triangles, colours of vertices are sRGB.
+    """Read every face of a PLY file; colours of vertices are sRGB.
 
     Args:
         path: the file.
@@ -54,9 +55,23 @@ def load_ply(path: Path) -> TexturedMesh:
         content = read(body, elements, order)
         vertices = content.get("vertex", {})
         points = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float64)
-        polygons = content.get("face", {})
-        faces = polygons.get("vertex_indices", polygons.get("vertex_index", np.zeros((0, 3), np.int64)))
-        return file.mesh(points, faces.astype(np.int64), colours_srgb=_colours(vertices))
+        faces, _ = _triangles(file, points, content.get("face", {}))
+        return file.mesh(points, faces, colours_srgb=_colours(vertices))
+
+
+def _triangles(
+    file: MeshFile, points: NDArray[np.float64], element: "Columns"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[F, 3] vertices of all triangles, and [F] the row of the file that each belongs to."""
+    polygons = element.get("vertex_indices", element.get("vertex_index"))
+    if not isinstance(polygons, _Lists):
+        return np.zeros((0, 3), np.int64), np.zeros(0, np.int64)
+    places, kept = polygons.values.astype(np.int64), polygons.lengths > 2  # lines have no area
+    if len(places) and not (0 <= places.min() and places.max() < len(points)):
+        file.fail(f"expected indices of {len(points)} vertices, got {places.min()} to {places.max()}")
+    places = places[np.repeat(kept, polygons.lengths)]
+    triangles, polygon = triangulated(points[places], polygons.lengths[kept])
+    return places[triangles], kept.nonzero()[0][polygon]
 
 
 def _header(lines: list[str]) -> tuple[str, dict[str, tuple[int, list[_Property]]]]:
@@ -83,7 +98,14 @@ def _header(lines: list[str]) -> tuple[str, dict[str, tuple[int, list[_Property]
     return order, elements
 
 
-Columns = dict[str, NDArray[np.generic]]
+class _Lists(NamedTuple):
+    """A list in every row: the numbers of all, and how many each has."""
+
+    values: NDArray[np.generic]
+    lengths: NDArray[np.int64]
+
+
+Columns = dict[str, NDArray[np.generic] | _Lists]
 
 
 def _ascii(body: bytes, elements: dict[str, tuple[int, list[_Property]]], order: str) -> dict[str, Columns]:
@@ -92,10 +114,7 @@ def _ascii(body: bytes, elements: dict[str, tuple[int, list[_Property]]], order:
     for name, (count, properties) in elements.items():
         rows = [[_cell(words, item) for item in properties] for _ in range(count)]
         content[name] = {
-            item.name: _fans([row[place] for row in rows])
-            if item.length
-            else np.array([row[place][0] for row in rows]).astype(item.kind)
-            for place, item in enumerate(properties)
+            item.name: _column(item, [row[place] for row in rows]) for place, item in enumerate(properties)
         }
     return content
 
@@ -124,7 +143,10 @@ def _binary(body: bytes, elements: dict[str, tuple[int, list[_Property]]], order
         table = np.frombuffer(body, row, count, offset) if fits else np.zeros(0, row)
         lists = [item for item in properties if item.length]
         if fits and all((table[f"{item.name} length"] == 3).all() for item in lists):
-            content[name] = {item.name: table[item.name] for item in properties}
+            content[name] = {
+                item.name: _Lists(table[item.name].reshape(-1), np.full(count, 3)) if item.length else table[item.name]
+                for item in properties
+            }
             offset += count * row.itemsize
         elif lists:
             content[name], offset = _binary_rows(body, offset, count, properties, order)
@@ -147,16 +169,13 @@ def _binary_rows(body: bytes, offset: int, count: int, properties: list[_Propert
             kind = np.dtype(order + item.kind)
             columns[item.name].append(np.frombuffer(body, kind, length, offset).tolist())
             offset += length * kind.itemsize
-    return {
-        item.name: _fans(columns[item.name]) if item.length else np.array(columns[item.name])[:, 0]
-        for item in properties
-    }, offset
+    return {item.name: _column(item, columns[item.name]) for item in properties}, offset
 
 
-def _fans(polygons: list[list[float]]) -> NDArray[np.int64]:
-    """[F, 3] triangles of polygons."""
-    fans = [(one[0], one[k - 1], one[k]) for one in polygons for k in range(2, len(one))]
-    return np.array(fans, dtype=np.int64).reshape(-1, 3)
+def _column(item: _Property, rows: list[list[float]]) -> NDArray[np.generic] | _Lists:
+    """What all rows hold of one property."""
+    values = np.array([value for row in rows for value in row]).astype(item.kind)
+    return _Lists(values, np.array([len(row) for row in rows], dtype=np.int64)) if item.length else values
 
 
 def _colours(vertices: Columns) -> NDArray[np.float64] | None:

@@ -48,6 +48,28 @@ def test_obj_corners_colours_and_counting(tmp_path: Path) -> None:
     assert_close(mesh.vertex_colours_linear, expected.expand(3, 4))
 
 
+def test_obj_and_ply_polygons_that_are_not_convex(tmp_path: Path) -> None:
+    """A U, whose fan from most corners fills the gap: its area is 4 less that of the gap, and texture goes along."""
+    outline = [(-1, -1), (1, -1), (1, 1), (0.6, 1), (0.6, -0.6), (-0.6, -0.6), (-0.6, 1), (-1, 1)]
+    rows = [f"{x} {y} 0" for x, y in outline]
+    for first in range(8):
+        order = [(first + k) % 8 for k in range(8)]
+        text = "".join(f"v {row}\nvt {row}\n" for row in rows) + "f " + " ".join(f"{k + 1}/{k + 1}" for k in order)
+        header = "ply\nformat ascii 1.0\nelement vertex 8\nproperty double x\nproperty double y\nproperty double z\n"
+        header += "element face 3\nproperty list uchar int vertex_indices\nend_header\n"
+        lists = ["2 0 1", " ".join(map(str, [8, *order])), "1 3"]  # a line and a point have no area
+        written(tmp_path / "a.obj", text)
+        written(tmp_path / "a.ply", header + "\n".join([*rows, *lists]))
+        for name in ("a.obj", "a.ply"):
+            mesh = load_mesh(tmp_path / name)
+            edges = mesh.corners[:, 1:] - mesh.corners[:, :1]
+            areas = torch.linalg.cross(edges[:, 0], edges[:, 1])[:, 2] / 2
+            assert (areas > 0).all()
+            assert areas.sum().item() == pytest.approx(4 - 1.2 * 1.6)
+            if name == "a.obj":
+                assert_close(mesh.uv, mesh.corners[..., :2] * torch.tensor([1, -1]) + torch.tensor([0, 1]))
+
+
 def test_obj_polygons_are_fans_and_texture_counts_from_below(tmp_path: Path) -> None:
     corners = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)]
     text = "".join(f"v {x} {y} {z}\nvt {x} {y}\n" for x, y, z in corners) + "f 1/1/1 2/2/1 3/3/1 4/4/1\n"
