@@ -19,6 +19,7 @@ from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_PARTS, refusing
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
 
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
+_BRIGHTEST = 2.0  # a colour above 1 is light that is cut off, but as many as that are of another range
 # What may be required and is still read right: it does not change the base colour, or is handled.
 _KNOWN_EXTENSIONS = frozenset({
     "KHR_texture_transform", "KHR_mesh_quantization", "KHR_materials_unlit", "KHR_materials_pbrSpecularGlossiness",
@@ -134,6 +135,10 @@ class _SceneReader:
         colours = np.ones((count, 4), np.float32)
         if "COLOR_0" in attributes:
             values = self._attribute(attributes, "COLOR_0", (3, 4), count)
+            if values.dtype.kind == "f" and values.max(initial=0) > _BRIGHTEST:
+                self.glb.fail(
+                    f"COLOR_0: expected colours in [0, 1], got up to {values.max():g}; write them in that range"
+                )
             limit = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1  # integers without `normalized`
             colours[:, : values.shape[1]] = (values.astype(np.float32) / limit).clip(0, 1)
         self.vertices.append((matrix[:, :3, :3] @ position[:, :, None])[:, :, 0] + matrix[:, :3, 3])

@@ -1,7 +1,7 @@
 """From the numbers of a mesh file to a `TexturedMesh`: what every format must hold in the end."""
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -9,6 +9,33 @@ from numpy.typing import NDArray
 
 from ouroboros3d.datamodules.untrusted import MAX_COORDINATE, MAX_FACES
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
+
+# Above 1 by rounding at most, or brighter than any file of 0 to 1; what lies between could be either.
+_ROUNDED, _OF_BYTES = 1.001, 2.0
+
+
+def unit_range(values: NDArray[Any], name: str) -> NDArray[np.float64]:
+    """Colours or alphas in [0, 1], from any of the ranges in use.
+
+    Args:
+        values: whole numbers of 0 to 255 or 0 to 65535, or floats of 0 to 1 or 0 to 255.
+        name: of what they are, for messages.
+
+    Raises:
+        ValueError: none of these ranges: clamped, all would be white.
+    """
+    if not values.size:
+        return values.astype(np.float64)
+    least, most = float(values.min()), float(values.max())
+    whole = values.dtype.kind in "iu"
+    if whole:
+        limit = 255.0 if most <= 255 else 65535.0
+    else:
+        limit = 1.0 if most <= _ROUNDED else 255.0 if most >= _OF_BYTES else 0.0
+    if not (0 <= least + _ROUNDED - 1 and most <= limit * _ROUNDED):  # NaN fails too
+        expected = "0 to 255 or 0 to 65535" if whole else "0 to 1 or 0 to 255"
+        raise ValueError(f"{name} from {least:g} to {most:g} where {expected} was expected; write them in that range")
+    return (values / limit).clip(0, 1)
 
 
 def textured_mesh(

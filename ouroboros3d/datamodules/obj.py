@@ -14,6 +14,7 @@ import torch
 
 from ouroboros3d.datamodules.glb_container import AssetError
 from ouroboros3d.datamodules.mesh_file import MeshFile
+from ouroboros3d.datamodules.mesh_parts import unit_range
 from ouroboros3d.datamodules.polygons import triangulated
 from ouroboros3d.datamodules.texture_files import Textures
 from ouroboros3d.datamodules.untrusted import MAX_ASSET_BYTES, MAX_FACES, MAX_NUMBERS, read_regular, refusing
@@ -59,6 +60,7 @@ class _Parts:
 
     file: MeshFile
     vertices: list[list[float]] = field(default_factory=list)
+    coloured: list[int] = field(default_factory=list)  # those of the vertices that have colours
     colours: list[list[float]] = field(default_factory=list)
     uv: list[list[float]] = field(default_factory=list)
     corners: list[int] = field(default_factory=list)  # of all polygons, one after another
@@ -82,8 +84,10 @@ class _Parts:
                 raise ValueError("a vertex has 3 numbers, and 3 more for its colour")
             if len(self.vertices) >= MAX_NUMBERS // 3:
                 self.file.fail(f"expected at most {MAX_NUMBERS // 3} vertices, got more")
+            if len(values) == 6:
+                self.coloured.append(len(self.vertices))
+                self.colours.append(values[3:])
             self.vertices.append(values[:3])
-            self.colours.append([*values[3:6], 1.0] if len(values) == 6 else [1.0] * 4)
         elif keyword == "vt":
             u, v, *_ = [*map(float, rest.split()), 0.0, 0.0]
             if len(self.uv) >= MAX_NUMBERS // 2:
@@ -121,7 +125,8 @@ class _Parts:
         corners = np.array(self.corners, dtype=np.int64)
         triangles, polygon = triangulated(points[corners], np.array(self.lengths, dtype=np.int64))
         uv = np.array([*self.uv, [0.0, 0.0]])  # the last one is for faces without
-        colours = np.array(self.colours).reshape(-1, 4)
+        colours = np.ones((len(points), 4))
+        colours[self.coloured, :3] = unit_range(np.array(self.colours).reshape(-1, 3), "colours of vertices")
         materials = [self.known[name] if name else Material() for name in self.slots]
         return self.file.mesh(
             points,
@@ -129,7 +134,7 @@ class _Parts:
             uv=uv[np.array(self.corner_uv, dtype=np.int64)[triangles]],
             material_index=np.array(self.polygon_material, dtype=np.int64)[polygon],
             materials=materials or [Material()],
-            colours_srgb=None if (colours == 1).all() else colours,
+            colours_srgb=colours if self.coloured else None,
         )
 
 

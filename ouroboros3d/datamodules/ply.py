@@ -1,14 +1,15 @@
-"""Polygon files (PLY), ASCII or binary, with or without colours of vertices."""
+"""Polygon files (PLY), ASCII or binary, with or without colours of vertices or faces."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ouroboros3d.datamodules.glb_container import AssetError
 from ouroboros3d.datamodules.mesh_file import MeshFile
+from ouroboros3d.datamodules.mesh_parts import unit_range
 from ouroboros3d.datamodules.polygons import triangulated
 from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_NUMBERS, refusing
 from ouroboros3d.renderers.meshes import TexturedMesh
@@ -29,8 +30,15 @@ class _Property(NamedTuple):
     length: str | None
 
 
+_COLOURS = (
+    ("red", "green", "blue", "alpha"),
+    ("r", "g", "b", "a"),
+    ("diffuse_red", "diffuse_green", "diffuse_blue", "diffuse_alpha"),
+)
+
+
 def load_ply(path: Path) -> TexturedMesh:
-    """Read every face of a PLY file; colours of vertices are sRGB.
+    """Read every face of a PLY file; colours are sRGB, and those of faces count where vertices have none.
 
     Args:
         path: the file.
@@ -54,9 +62,14 @@ def load_ply(path: Path) -> TexturedMesh:
         read = _ascii if order == "=" else _binary
         content = read(body, elements, order)
         vertices = content.get("vertex", {})
-        points = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float64)
-        faces, _ = _triangles(file, points, content.get("face", {}))
-        return file.mesh(points, faces, colours_srgb=_colours(vertices))
+        points = np.stack([_numbers(vertices, axis) for axis in "xyz"], axis=1).astype(np.float64)
+        polygons = content.get("face", {})
+        faces, polygon = _triangles(file, points, polygons)
+        colours, of_polygons = _colours(vertices, "vertices"), _colours(polygons, "faces")
+        if colours is None and of_polygons is not None:  # vertices of their own, since neighbours may differ
+            points, colours = points[faces].reshape(-1, 3), np.repeat(of_polygons[polygon], 3, axis=0)
+            faces = np.arange(len(points)).reshape(-1, 3)
+        return file.mesh(points, faces, colours_srgb=colours)
 
 
 def _triangles(
@@ -87,9 +100,9 @@ def _header(lines: list[str]) -> tuple[str, dict[str, tuple[int, list[_Property]
             properties = []
             elements[words[1]] = (int(words[2]), properties)
         elif words[:2] == ["property", "list"]:
-            properties.append(_Property(words[4], _TYPES[words[3]], _TYPES[words[2]]))
+            properties.append(_Property(words[4].lower(), _TYPES[words[3]], _TYPES[words[2]]))
         elif words[:1] == ["property"]:
-            properties.append(_Property(words[2], _TYPES[words[1]], None))
+            properties.append(_Property(words[2].lower(), _TYPES[words[1]], None))
     for name, (count, properties) in elements.items():
         # Rows with lists are read one by one, and only polygons have some; rows without properties need no bytes.
         most = MAX_FACES if any(item.length for item in properties) else MAX_NUMBERS
@@ -106,6 +119,14 @@ class _Lists(NamedTuple):
 
 
 Columns = dict[str, NDArray[np.generic] | _Lists]
+
+
+def _numbers(element: Columns, name: str) -> NDArray[Any]:
+    """A property that is one number in every row."""
+    column = element[name]
+    if isinstance(column, _Lists):
+        raise ValueError(f"lists as {name}")
+    return column
 
 
 def _ascii(body: bytes, elements: dict[str, tuple[int, list[_Property]]], order: str) -> dict[str, Columns]:
@@ -178,10 +199,11 @@ def _column(item: _Property, rows: list[list[float]]) -> NDArray[np.generic] | _
     return _Lists(values, np.array([len(row) for row in rows], dtype=np.int64)) if item.length else values
 
 
-def _colours(vertices: Columns) -> NDArray[np.float64] | None:
-    """[P, 4] in [0, 1], None where the file has none."""
-    if not {"red", "green", "blue"} <= vertices.keys():
-        return None
-    opaque = np.full_like(vertices["red"], 255 if vertices["red"].dtype.kind in "iu" else 1)
-    columns = np.stack([vertices["red"], vertices["green"], vertices["blue"], vertices.get("alpha", opaque)], axis=1)
-    return columns / 255 if columns.dtype.kind in "iu" else columns.astype(np.float64)
+def _colours(element: Columns, of: str) -> NDArray[np.float64] | None:
+    """[R, 4] sRGB and alpha of every row in [0, 1], None where they have none."""
+    for names in _COLOURS:
+        if set(names[:3]) <= element.keys():
+            rgb = unit_range(np.stack([_numbers(element, name) for name in names[:3]], axis=1), f"colours of {of}")
+            alpha = unit_range(_numbers(element, names[3]), f"alphas of {of}") if names[3] in element else None
+            return np.column_stack([rgb, np.ones(len(rgb)) if alpha is None else alpha])
+    return None

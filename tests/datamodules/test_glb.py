@@ -202,6 +202,12 @@ def test_vertex_colours_are_linear_factors(dtype, limit, width, tmp_path):
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1 / limit)
 
 
+def test_vertex_colours_of_another_range_are_not_clamped_to_white(tmp_path):
+    glb = Glb()
+    glb.node(mesh=glb.mesh(TRIANGLE, [0, 1, 2], COLOR_0=glb.accessor([[200.0, 90, 10]] * 3)))
+    fails(glb, tmp_path, r"COLOR_0: expected colours in \[0, 1\], got up to 200")
+
+
 def test_materials_are_read(tmp_path):
     glb = Glb()
     first = glb.material(factor=(0.5, 0.25, 0.125, 0.75), alphaMode="BLEND", doubleSided=True)

@@ -175,6 +175,68 @@ def test_ascii_ply_and_what_another_library_writes(tmp_path: Path) -> None:
         assert_close(found.corners, torch.from_numpy(sphere.triangles.copy()).float(), atol=1e-6, rtol=0)
 
 
+def ascii_ply(path: Path, kind: str, names: str, values: str, faces: bool = False) -> Path:
+    """The triangle twice, with colours of vertices, or of the two faces."""
+    properties = "".join(f"property {kind} {name}\n" for name in names.split())
+    header = "ply\nformat ascii 1.0\nelement vertex 3\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+    header += ("" if faces else properties) + "element face 2\nproperty list uchar int vertex_indices\n"
+    rows = [" ".join(map(str, point)) for point in TRIANGLE]
+    lists, coloured = ["3 0 1 2", "3 2 1 0"], values.split(",")
+    if faces:
+        lists = [f"{row} {colour}" for row, colour in zip(lists, coloured, strict=True)]
+    else:
+        rows = [f"{row} {colour}" for row, colour in zip(rows, coloured, strict=True)]
+    return written(path, header + (properties if faces else "") + "end_header\n" + "\n".join([*rows, *lists]))
+
+
+SRGB = torch.tensor([[200, 90, 10], [0, 255, 51], [10, 20, 30]]) / 255
+BYTES, UNIT = "200 90 10,0 255 51,10 20 30", ",".join(" ".join(f"{x / 255:.6f}" for x in row) for row in SRGB * 255)
+
+
+@pytest.mark.parametrize(
+    "names", ["red green blue", "r g b", "diffuse_red diffuse_green diffuse_blue", "Red Green Blue"]
+)
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        *[("uchar", BYTES), ("int", BYTES), ("float", BYTES), ("float", UNIT), ("double", UNIT)],
+        ("ushort", ",".join(" ".join(str(int(x) * 257) for x in row.split()) for row in BYTES.split(","))),
+    ],
+)
+def test_ply_colours_by_any_name_and_range(tmp_path: Path, names: str, kind: str, values: str) -> None:
+    mesh = load_mesh(ascii_ply(tmp_path / "a.ply", kind, names, values))
+    assert mesh.vertex_colours_linear is not None
+    assert_close(mesh.vertex_colours_linear[:, :3], srgb_to_linear(SRGB), atol=1e-6, rtol=0)
+    of_faces = load_mesh(ascii_ply(tmp_path / "b.ply", kind, names, values.rpartition(",")[0], faces=True))
+    assert_close(of_faces.corners, torch.tensor([TRIANGLE, TRIANGLE[::-1]]))
+    assert of_faces.vertex_colours_linear is not None
+    found = of_faces.vertex_colours_linear[of_faces.faces]
+    assert_close(found[..., :3], srgb_to_linear(SRGB[:2, None].expand(2, 3, 3)), atol=1e-6, rtol=0)
+
+
+def test_obj_colours_of_0_to_255(tmp_path: Path) -> None:
+    rows = [" ".join(map(str, point)) for point in TRIANGLE]
+    for values in (BYTES, UNIT):
+        lines = [f"v {row} {colour}\n" for row, colour in zip(rows, values.split(","), strict=True)]
+        mesh = load_mesh(written(tmp_path / "a.obj", "".join(lines) + "v 0 0 0\nf 1 2 3\nf 2 3 4\n"))
+        assert mesh.vertex_colours_linear is not None
+        white = torch.ones(1, 3)  # what has no colour of its own
+        assert_close(mesh.vertex_colours_linear[:, :3], srgb_to_linear(torch.cat([SRGB, white])), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("colours", ["1.5 1 1", "-3 0 0", "0 0 300", "0 nan 0"])
+def test_colours_of_no_known_range_are_refused(tmp_path: Path, colours: str) -> None:
+    paths = [
+        written(tmp_path / "a.obj", "".join(f"v {x} {y} {z} {colours}\n" for x, y, z in TRIANGLE) + "f 1 2 3\n"),
+        ascii_ply(tmp_path / "a.ply", "float", "r g b", ",".join([colours] * 3)),
+    ]
+    for path in paths:
+        with pytest.raises(
+            AssetError, match=r"colours of vertices from .* to .* where 0 to 1 or 0 to 255 was expected"
+        ):
+            load_mesh(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
