@@ -45,6 +45,7 @@ class MeshFile:
         material_index: NDArray[np.int64] | None = None,
         materials: Sequence[Material] = (Material(),),
         colours_srgb: NDArray[np.float64] | None = None,
+        notes: tuple[str, ...] = (),
     ) -> TexturedMesh:
         """The mesh of these triangles, without unused vertices.
 
@@ -55,6 +56,7 @@ class MeshFile:
             material_index: [F] into the materials; None for the first.
             materials: at least one.
             colours_srgb: [P, 4] sRGB and alpha in [0, 1]; None for white.
+            notes: what the file says beside what is shown.
 
         Raises:
             AssetError: no triangles, an index or a number out of range, or an object without a size.
@@ -67,6 +69,7 @@ class MeshFile:
             np.zeros(len(faces), np.int64) if material_index is None else material_index,
             materials,
             np.ones((len(vertices), 4)) if colours_srgb is None else _linear(colours_srgb),
+            notes,
         )
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ouroboros3d.datamodules.untrusted import MAX_COORDINATE, MAX_FACES
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
 
+_MOST_NOTES = 20  # of a file; hostile ones could have a million
 # Above 1 by rounding at most, or brighter than any file of 0 to 1; what lies between could be either.
 _ROUNDED, _OF_BYTES = 1.001, 2.0
 
@@ -46,6 +47,7 @@ def textured_mesh(
     material_index: NDArray[np.int64],
     materials: Sequence[Material],
     colours_linear: NDArray[np.floating],
+    notes: tuple[str, ...] = (),
 ) -> TexturedMesh:
     """The mesh of these triangles, without unused vertices.
 
@@ -57,6 +59,7 @@ def textured_mesh(
         material_index: [F] into the materials.
         materials: at least one.
         colours_linear: [P, 4] linear RGB and alpha in [0, 1].
+        notes: what the file says beside what is shown.
 
     Raises:
         UntrustedError: the asset's error: no triangles or too many, an index or a number out of range, or an object
@@ -92,4 +95,5 @@ def textured_mesh(
         material_index=torch.from_numpy(material_index),
         materials=tuple(materials),
         vertex_colours_linear=None if (colours == 1).all() else torch.from_numpy(colours.astype(np.float32)),
+        notes=tuple("".join(one if one.isprintable() else " " for one in note) for note in notes[:_MOST_NOTES]),
     )

@@ -4,24 +4,29 @@ Read here and not through trimesh, which renders an object grey where a material
 indices out of range, in silence.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
-import torch
 
 from ouroboros3d.datamodules.glb_container import AssetError
 from ouroboros3d.datamodules.mesh_file import MeshFile
 from ouroboros3d.datamodules.mesh_parts import unit_range
+from ouroboros3d.datamodules.mtl import MtlEntry, MtlMaterial, material_of, read_mtl
 from ouroboros3d.datamodules.polygons import triangulated
+from ouroboros3d.datamodules.text_meshes import file_named, leads_out, named, numbers, one_name, refuse_name, text_lines
 from ouroboros3d.datamodules.texture_files import Textures
-from ouroboros3d.datamodules.untrusted import MAX_ASSET_BYTES, MAX_FACES, MAX_NUMBERS, read_regular, refusing
+from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_NUMBERS, refusing
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
-from ouroboros3d.renderers.textures import srgb_to_linear
 
-_SCANNED = "materials/textures"  # of Google Scanned Objects
+# Free-form surfaces, and what comes from other files: geometry and pictures that are not read.
+_GEOMETRY = frozenset({"surf", "call", "csh"})
+_NAMES_AND_NORMALS = frozenset({
+    *("vn", "g", "o", "s", "mg", "lod", "bevel", "c_interp", "d_interp", "usemap", "maplib", "shadow_obj", "trace_obj"),
+    *("cstype", "deg", "bmat", "step", "vp", "curv", "curv2", "parm", "trim", "hole", "scrv", "sp", "end", "con"),
+})  # fmt: skip
 
 
 def load_obj(path: Path) -> TexturedMesh:
@@ -43,14 +48,13 @@ def load_obj(path: Path) -> TexturedMesh:
     file = MeshFile(path)
     with refusing(AssetError, f"{path}: expected a valid OBJ file"):
         parts = _Parts(file)
-        text = file.data.decode("utf-8", errors="replace").replace("\\\n", " ").replace("\\\r\n", " ")
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, keyword, rest in text_lines(file.data):
             try:
-                parts.add(line)
+                parts.add(keyword, rest)
             except AssetError:
                 raise
             except ValueError as error:
-                file.fail(f"expected a valid line {number}, got {line[:60]!r} ({error})")
+                file.fail(f"expected a valid line {number}, got {f'{keyword} {rest}'[:60]!r} ({error})")
         return parts.mesh()
 
 
@@ -67,19 +71,20 @@ class _Parts:
     corner_uv: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     polygon_material: list[int] = field(default_factory=list)
-    known: dict[str, Material] = field(default_factory=dict)
-    slots: dict[str, int] = field(default_factory=dict)
+    known: dict[str, MtlEntry] = field(default_factory=dict)
+    slots: dict[tuple[Path, str], int] = field(default_factory=dict)  # by library and name
+    materials: list[MtlMaterial] = field(default_factory=list)
     slot: int = -1
+    notes: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """The textures of all its MTL files."""
         self.textures = Textures(self.file.path)
 
-    def add(self, line: str) -> None:
+    def add(self, keyword: str, rest: str) -> None:
         """One line of the file."""
-        keyword, _, rest = line.strip().partition(" ")
         if keyword == "v":
-            values = [float(word) for word in rest.split()]
+            values = [float(word) for word in numbers(rest)]
             if len(values) not in (3, 4, 6):
                 raise ValueError("a vertex has 3 numbers, and 3 more for its colour")
             if len(self.vertices) >= MAX_NUMBERS // 3:
@@ -89,19 +94,33 @@ class _Parts:
                 self.colours.append(values[3:])
             self.vertices.append(values[:3])
         elif keyword == "vt":
-            u, v, *_ = [*map(float, rest.split()), 0.0, 0.0]
+            u, v, *_ = [*map(float, numbers(rest)), 0.0, 0.0]
             if len(self.uv) >= MAX_NUMBERS // 2:
                 self.file.fail(f"expected at most {MAX_NUMBERS // 2} texture coordinates, got more")
             self.uv.append([u, 1 - v])  # OBJ counts from the lower left corner
-        elif keyword == "f":
-            self._face(rest.split())
+        elif keyword in ("f", "fo"):  # codespell:ignore fo
+            self._face(numbers(rest))
         elif keyword == "usemtl":
-            name = rest.strip()
-            if name not in self.known:
-                self.file.fail(f"expected material {name!r} in its MTL files, got {sorted(self.known) or 'none'}")
-            self.slot = self.slots.setdefault(name, len(self.slots))
+            self._use(one_name(rest))
         elif keyword == "mtllib":
-            self.known |= _read_mtl(self.file, rest.strip(), self.textures)
+            # A library's first material of a name counts, a later line's before those of earlier ones.
+            for path in reversed(_libraries(self.file, rest)):
+                self.known = self.known | read_mtl(self.file, path)
+        elif keyword in _GEOMETRY or (keyword == "usemap" and rest.lower() != "off"):
+            self.file.fail(f"expected polygons and materials, got a line of {keyword!r}; convert it to GLB")
+        elif keyword in ("l", "p"):
+            self.notes.add("lines and points are left out")
+        elif keyword not in _NAMES_AND_NORMALS:
+            self.notes.add(f"{keyword[:20]}: not understood")
+
+    def _use(self, name: str) -> None:
+        entry = named(self.known, name)
+        if entry is None:
+            self.file.fail(f"expected material {name!r} in its MTL files, got {sorted(self.known) or 'none'}")
+        self.slot = self.slots.setdefault((entry.path, entry.name), len(self.materials))
+        if self.slot == len(self.materials):
+            self.materials.append(material_of(self.file, entry, self.textures))
+            self.notes |= set(self.materials[-1].notes)
 
     def _face(self, corners: Sequence[str]) -> None:
         if len(corners) < 3:
@@ -116,7 +135,8 @@ class _Parts:
         if len(self.corners) - 2 * len(self.lengths) > MAX_FACES:
             self.file.fail(f"expected at most {MAX_FACES} triangles, got more")
         if self.slot < 0:
-            self.slot = self.slots.setdefault("", len(self.slots))
+            self.slot = len(self.materials)
+            self.materials.append(MtlMaterial(Material(), None, ()))
         self.polygon_material.append(self.slot)
 
     def mesh(self) -> TexturedMesh:
@@ -127,14 +147,20 @@ class _Parts:
         uv = np.array([*self.uv, [0.0, 0.0]])  # the last one is for faces without
         colours = np.ones((len(points), 4))
         colours[self.coloured, :3] = unit_range(np.array(self.colours).reshape(-1, 3), "colours of vertices")
-        materials = [self.known[name] if name else Material() for name in self.slots]
+        material_index = np.array(self.polygon_material, dtype=np.int64)[polygon]
+        face_uv = uv[np.array(self.corner_uv, dtype=np.int64)[triangles]]
+        for slot, use in enumerate(self.materials):
+            if use.uv_matrix is not None:
+                own = material_index == slot
+                face_uv[own] = face_uv[own] @ use.uv_matrix[:, :2].T + use.uv_matrix[:, 2]
         return self.file.mesh(
             points,
             corners[triangles],
-            uv=uv[np.array(self.corner_uv, dtype=np.int64)[triangles]],
-            material_index=np.array(self.polygon_material, dtype=np.int64)[polygon],
-            materials=materials or [Material()],
+            uv=face_uv,
+            material_index=material_index,
+            materials=[use.material for use in self.materials] or [Material()],
             colours_srgb=colours if self.coloured else None,
+            notes=tuple(sorted(self.notes)),
         )
 
 
@@ -147,63 +173,17 @@ def _place(word: str, count: int) -> int:
     return place
 
 
-def _read_mtl(file: MeshFile, name: str, textures: Textures) -> dict[str, Material]:
-    """The materials of an MTL file by their names."""
-    path = _inside(file, file.path.parent, name)
-    try:
-        lines = read_regular(path, MAX_ASSET_BYTES).decode("utf-8", errors="replace").splitlines()
-    except OSError as error:
-        file.fail(f"expected its materials in {path}, got {error.strerror or error}")
-    entries: dict[str, dict[str, str]] = {}
-    entry: dict[str, str] = {}
-    for line in lines:
-        keyword, _, rest = line.strip().partition(" ")
-        if keyword == "newmtl":
-            entry = entries.setdefault(rest.strip(), {})
-        elif keyword in ("Kd", "d", "Tr", "map_Kd", "map_d"):
-            entry[keyword] = rest.strip()
-    return {name: _material(file, path.parent, entry, textures) for name, entry in entries.items()}
-
-
-def _material(file: MeshFile, folder: Path, entry: dict[str, str], textures: Textures) -> Material:
-    colour = torch.tensor([float(word) for word in entry.get("Kd", "1 1 1").split()[:3]]).clamp(0, 1)
-    alpha = float(entry["d"].split()[-1]) if "d" in entry else 1 - float(entry.get("Tr", 0))
-    red, green, blue = srgb_to_linear(colour.expand(3)).tolist()
-    name, masked = entry.get("map_Kd"), "map_d" in entry
-    if masked and entry["map_d"] != name:
-        file.fail(f"expected map_d to be the alpha of map_Kd {name!r}, got {entry['map_d']!r}; convert it to GLB")
-    texture = None if name is None else textures.decoded(str(folder / name), partial(_texture, file, folder, name))
-    return Material(
-        (red, green, blue, min(max(alpha, 0.0), 1.0)),
-        texture,
-        alpha_mode="BLEND" if masked or alpha < 1 else "OPAQUE",
-    )
-
-
-def _texture(file: MeshFile, folder: Path, name: str) -> bytes:
-    """The one content that the texture of this name has in the places where it may be."""
-    if name.startswith("-"):
-        file.fail(f"expected textures without options, got {name!r}; convert it to GLB")
-    places = [_inside(file, folder, name)]
-    if (folder.parent / _SCANNED).is_dir():
-        places += [_inside(file, folder.parent, f"{_SCANNED}/{name}"), _inside(file, folder.parent, name)]
-    found = {path: read_regular(path, MAX_ASSET_BYTES) for path in places if path.is_file()}
-    if len(set(found.values())) != 1:
-        where = " and ".join(map(str, found)) or f"none in {', '.join(str(path.parent) for path in places)}"
-        file.fail(f"expected one texture {name!r}, got {where}")
-    return next(iter(found.values()))
-
-
-def _inside(file: MeshFile, folder: Path, name: str) -> Path:
-    """A file by its name, which does not lead out of the folder, not by a link either."""
-    relative = PurePosixPath(name.replace("\\", "/"))
-    path = folder / relative
-    if (
-        not name
-        or relative.is_absolute()
-        or ".." in relative.parts
-        or ":" in name
-        or not path.resolve().is_relative_to(folder.resolve())
-    ):
-        file.fail(f"expected names of files inside its folder, got {name!r}")
-    return path
+def _libraries(file: MeshFile, rest: str) -> list[Path]:
+    """The MTL files that a line names: one, whose name may have spaces, or several."""
+    whole = file_named(file, file.path.parent, rest)
+    if whole is not None:
+        return [whole]
+    # A name ends with its ending, since names and what lies between them may hold spaces alike.
+    names = re.findall(r"\S.*?\.mtl(?=\s|$)", rest, re.IGNORECASE) or [rest]
+    found = [(name, file_named(file, file.path.parent, name)) for name in names]
+    for name, path in found:
+        if path is None and leads_out(name):
+            refuse_name(file, name)
+        if path is None:
+            file.fail(f"expected its materials in {file.path.parent / name}, got no such file")
+    return [path for _, path in found if path is not None]

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ouroboros3d.datamodules.glb_container import AssetError
-from ouroboros3d.datamodules.untrusted import MAX_TEXTURE_PIXELS, MAX_TEXTURE_SIDE, open_image, refusing
+from ouroboros3d.datamodules.untrusted import IMAGE_FORMATS, MAX_TEXTURE_PIXELS, MAX_TEXTURE_SIDE, open_image, refusing
 
 
 class Textures:
@@ -25,20 +25,22 @@ class Textures:
         self._decoded: dict[str, Tensor] = {}
         self._pixels = 0
 
-    def decoded(self, name: str, read: Callable[[], bytes]) -> Tensor:
+    def decoded(self, name: str, read: Callable[[], bytes], formats: tuple[str, ...] = IMAGE_FORMATS) -> Tensor:
         """[H, W, 4] uint8 sRGB and straight alpha.
 
         Args:
             name: of the image, unique in the asset.
-            read: gives the content of its file, PNG, JPEG or WebP.
+            read: gives the content of its file.
+            formats: that it may have, by Pillow's names.
 
         Raises:
             AssetError: another file, or too many pixels in it or in all textures.
         """
         if name not in self._decoded:
             content = read()
-            with refusing(AssetError, f"{self._path}: {name}: expected a PNG, JPEG or WebP image"):
-                image = open_image(content, MAX_TEXTURE_SIDE)
+            expected = f"{', '.join(formats[:-1])} or {formats[-1]}"
+            with refusing(AssetError, f"{self._path}: {name}: expected an image ({expected})"):
+                image = open_image(content, MAX_TEXTURE_SIDE, formats)
                 self._pixels += image.width * image.height
                 if self._pixels > MAX_TEXTURE_PIXELS:
                     raise AssetError(

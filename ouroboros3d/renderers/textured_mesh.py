@@ -44,6 +44,7 @@ class TexturedMesh:
         material_index: [F] int64 into `materials`.
         materials: at least one.
         vertex_colours_linear: [P, 4] float32 linear RGB and alpha factors in [0, 1], or None for white.
+        notes: what its file says beside what is shown, or says in another way; one line each.
     """
 
     vertices: Tensor
@@ -52,6 +53,7 @@ class TexturedMesh:
     material_index: Tensor
     materials: tuple[Material, ...]
     vertex_colours_linear: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def corners(self) -> Tensor:
@@ -75,11 +77,14 @@ class TexturedMesh:
     def to(self, device: torch.device | str) -> "TexturedMesh":
         """The mesh on another device."""
         colours = self.vertex_colours_linear
-        return TexturedMesh(
-            self.vertices.to(device),
-            self.faces.to(device),
-            self.uv.to(device),
-            self.material_index.to(device),
-            tuple(replace(m, texture=None if m.texture is None else m.texture.to(device)) for m in self.materials),
-            None if colours is None else colours.to(device),
+        return replace(
+            self,
+            vertices=self.vertices.to(device),
+            faces=self.faces.to(device),
+            uv=self.uv.to(device),
+            material_index=self.material_index.to(device),
+            materials=tuple(
+                replace(m, texture=None if m.texture is None else m.texture.to(device)) for m in self.materials
+            ),
+            vertex_colours_linear=None if colours is None else colours.to(device),
         )

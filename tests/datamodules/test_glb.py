@@ -442,15 +442,15 @@ def broken_trees() -> dict[str, tuple[Any, str]]:
         "missing image file": (lambda g: g.tree.update(images=[{"uri": "gone.png"}]), "the file 'gone.png' beside it"),
         "image is text": (
             lambda g: g.tree.update(images=[{"bufferView": g.view(b"<html>404</html>")}]),
-            "expected a PNG, JPEG or WebP image, got UnidentifiedImageError",
+            r"expected an image \(PNG, JPEG or WEBP\), got UnidentifiedImageError",
         ),
         "image truncated": (
             lambda g: g.tree.update(images=[{"bufferView": g.view(encoded(np.zeros((64, 64, 3)), "JPEG")[:-300])}]),
-            "expected a PNG, JPEG or WebP image, got OSError",
+            r"expected an image \(PNG, JPEG or WEBP\), got OSError",
         ),
         "image of another kind": (
             lambda g: g.tree.update(images=[{"bufferView": g.view(encoded(np.zeros((4, 4, 3)), "TIFF"))}]),
-            "expected a PNG, JPEG or WebP image",
+            r"expected an image \(PNG, JPEG or WEBP\)",
         ),
         "image bomb": (
             lambda g: g.tree.update(images=[{"bufferView": g.view(encoded(Image.new("1", (9000, 9000))))}]),

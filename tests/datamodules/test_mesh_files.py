@@ -122,12 +122,23 @@ def test_broken_obj_files(tmp_path: Path, text: str, message: str) -> None:
         ("map_Kd gone.png", "expected one texture 'gone.png', got none in"),
         ("map_Kd /etc/passwd", "names of files inside"),
         ("map_Kd C:\\pictures\\a.png", "names of files inside"),
-        ("map_Kd -s 2 2 2 a.png", "textures without options"),
-        ("map_Kd text.png", "text.png: expected a PNG, JPEG or WebP image"),
+        ("map_Kd -mm 0.2 2 text.png", "map_kd to be shown as it is, got '-mm 0.2 2'"),
+        ("map_Kd -t 1 1 1 text.png", "got '-t 1 1 1'"),
+        ("map_Kd -odd on text.png", "got '-odd'"),
+        ("map_Kd -s 1 1 1", "got '-s 1 1 1'"),
+        ("map_Kd", "got 'no file'"),
+        ("decal text.png", "base colours without decal"),
+        ("map_d text.png", "map_d to be the alpha of map_Kd None, got 'text.png'; convert it to GLB"),
+        ("Kd spectral a.rfl", "a colour of three numbers, got 'kd spectral a.rfl'"),
+        ("Kd 0 300 0", "a colour from 0 to 300 where 0 to 1 or 0 to 255 was expected"),
+        ("d 12", "expected d of 0 to 1 in .*a.mtl, got '12'"),
+        ("map_Kd text.png", r"text.png: expected an image \(PNG, JPEG, WEBP or BMP\), got UnidentifiedImageError"),
+        ("map_Kd text.tga", r"text.tga: expected an image \(PNG, JPEG, WEBP, BMP or TGA\), got UnidentifiedImageError"),
     ],
 )
 def test_textures_that_cannot_be_had(tmp_path: Path, mtl: str, message: str) -> None:
-    written(tmp_path / "text.png", "no picture")
+    for name in ("text.png", "text.tga"):
+        written(tmp_path / name, "no picture")
     written(tmp_path / "a.mtl", f"newmtl skin\n{mtl}\n")
     with pytest.raises(AssetError, match=message):
         load_mesh(written(tmp_path / "a.obj", "mtllib a.mtl\n" + OBJ + "usemtl skin\nf 1 2 3\n"))
