@@ -5,6 +5,7 @@ with zeros, drops triangle fans, the sampler's wrap modes and undecodable textur
 in 8 bits. The tests compare the two on files that both can read.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ouroboros3d.datamodules.glb_container import AssetError, GlbContainer
 from ouroboros3d.datamodules.glb_materials import MaterialUse, read_material
+from ouroboros3d.datamodules.glb_scene import DRACO, Placed, Scene, refuse_unknown
 from ouroboros3d.datamodules.mesh_parts import textured_mesh
 from ouroboros3d.datamodules.texture_files import Textures
 from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_PARTS, refusing
@@ -20,12 +22,15 @@ from ouroboros3d.renderers.meshes import Material, TexturedMesh
 
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 _BRIGHTEST = 2.0  # a colour above 1 is light that is cut off, but as many as that are of another range
+_SETS = 16  # of joints and weights; programs write up to two
 # What may be required and is still read right: it does not change the base colour, or is handled.
 _KNOWN_EXTENSIONS = frozenset({
     "KHR_texture_transform", "KHR_mesh_quantization", "KHR_materials_unlit", "KHR_materials_pbrSpecularGlossiness",
     "EXT_texture_webp", "KHR_materials_specular", "KHR_materials_ior", "KHR_materials_clearcoat",
     "KHR_materials_transmission", "KHR_materials_emissive_strength", "KHR_materials_volume", "KHR_materials_sheen",
-    "KHR_lights_punctual",
+    "KHR_lights_punctual", "KHR_materials_anisotropy", "KHR_materials_diffuse_transmission", "KHR_materials_dispersion",
+    "KHR_materials_iridescence", "KHR_materials_variants", "KHR_node_visibility", "EXT_mesh_gpu_instancing", "MSFT_lod",
+    "KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression",
 })  # fmt: skip
 
 __all__ = ["AssetError", "load_glb"]
@@ -59,7 +64,7 @@ class _SceneReader:
         if unknown:
             glb.fail(f"expected plain glTF, got the required extensions {sorted(unknown)}; convert it first")
         self.glb = glb
-        self.world: dict[int, NDArray[np.float64]] = {}
+        self.scene = Scene(glb)
         self.textures = Textures(glb.path)
         self.uses: dict[int | None, tuple[int, MaterialUse]] = {}
         self.vertices: list[NDArray[np.float64]] = []
@@ -67,16 +72,22 @@ class _SceneReader:
         self.uv: list[NDArray[np.float32]] = []
         self.colours: list[NDArray[np.float32]] = []
         self.material_index: list[NDArray[np.int64]] = []
-        self.vertex_count = self.face_count = self.part_count = 0
+        self.vertex_count = self.face_count = 0
+        self.notes: set[str] = set()
 
     def read(self) -> TexturedMesh:
         """Everything, in one mesh."""
-        for node in self._nodes():
-            mesh = self.glb.item("meshes", node["mesh"]) if "mesh" in node else {"primitives": []}
+        for placed in self.scene.placed:
+            mesh = self.glb.item("meshes", placed.mesh)
+            refuse_unknown(self.glb, f"meshes[{placed.mesh}]", mesh)
+            weights = placed.weights if placed.weights is not None else mesh.get("weights", [])
             for primitive in mesh["primitives"]:
-                self._count_part()
+                self.scene.count_parts()
+                refuse_unknown(self.glb, f"meshes[{placed.mesh}]", primitive)
                 if primitive.get("mode", _TRIANGLES) in (_TRIANGLES, _STRIP, _FAN):
-                    self._add(primitive, node, node.get("weights", mesh.get("weights", [])))
+                    self._add(primitive, placed, weights)
+                else:
+                    self.notes.add("lines and points are left out")
         if self.face_count == 0:
             self.glb.fail("expected triangles in its scene, got no faces")
         return textured_mesh(
@@ -87,46 +98,20 @@ class _SceneReader:
             np.concatenate(self.material_index),
             [use.material for _, use in self.uses.values()],
             np.concatenate(self.colours),
+            tuple(sorted(self.notes)),
         )
 
-    def _count_part(self) -> None:
-        self.part_count += 1
-        if self.part_count > MAX_PARTS:
-            self.glb.fail(f"expected at most {MAX_PARTS} nodes and primitives, got more")
-
-    def _nodes(self) -> list[dict[str, Any]]:
-        """Nodes of the default scene, their world transforms in `world`; without a scene, every mesh once."""
-        tree = self.glb.tree
-        if not tree.get("scenes"):
-            return [{"mesh": index} for index in range(len(tree.get("meshes", [])))]
-        scene = self.glb.item("scenes", tree.get("scene", 0))
-        nodes: list[dict[str, Any]] = []
-        stack = [(index, np.eye(4)) for index in reversed(scene.get("nodes", []))]
-        while stack:
-            index, parent = stack.pop()
-            self._count_part()
-            node = self.glb.item("nodes", index)
-            if index in self.world:
-                self.glb.fail(f"expected a tree of nodes, got node {index} twice")
-            self.world[index] = parent @ _local_matrix(node)
-            nodes.append({**node, "index": index})
-            stack += [(child, self.world[index]) for child in reversed(node.get("children", []))]
-        return nodes
-
-    def _add(self, primitive: dict[str, Any], node: dict[str, Any], weights: list[float]) -> None:
-        """Append one primitive in world coordinates."""
-        if "KHR_draco_mesh_compression" in primitive.get("extensions", {}):
-            self.glb.fail("expected uncompressed geometry, got KHR_draco_mesh_compression; decompress the file first")
+    def _add(self, primitive: dict[str, Any], placed: Placed, weights: list[float]) -> None:
+        """Append one primitive in world coordinates, as often as it is drawn."""
         attributes = primitive["attributes"]
+        if DRACO in primitive.get("extensions", {}):
+            self._refuse_without_plain_data(primitive)
         position = self._attribute(attributes, "POSITION", (3,)).astype(np.float64)
         count = len(position)
         for weight, target in zip(weights, primitive.get("targets", []), strict=False):  # missing weights are 0
             if weight and "POSITION" in target:
                 position = position + float(weight) * self._attribute(target, "POSITION", (3,), count)
-        matrix = self._placement(attributes, node, count)
-        faces = self._triangles(primitive, count)
-        if np.linalg.det(matrix[0, :3, :3]) < 0:  # a mirroring node turns the winding (glTF 2.0, 3.7.4)
-            faces = faces[:, ::-1]
+        triangles = self._triangles(primitive, count)
         slot, use = self._material(primitive.get("material"))
         uv = np.zeros((count, 2))
         if f"TEXCOORD_{use.texcoord}" in attributes:
@@ -141,12 +126,29 @@ class _SceneReader:
                 )
             limit = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1  # integers without `normalized`
             colours[:, : values.shape[1]] = (values.astype(np.float32) / limit).clip(0, 1)
-        self.vertices.append((matrix[:, :3, :3] @ position[:, :, None])[:, :, 0] + matrix[:, :3, 3])
-        self.faces.append(faces + self.vertex_count)
-        self.uv.append(uv.astype(np.float32)[faces])
-        self.colours.append(colours)
-        self.material_index.append(np.full(len(faces), slot, np.int64))
-        self.vertex_count += count
+        self.glb.spend(position.size * (len(placed.matrices) - 1))
+        for matrix in self._placements(attributes, placed, count):
+            self.face_count += len(triangles)
+            if self.face_count > MAX_FACES:
+                self.glb.fail(f"expected at most {MAX_FACES} triangles, got more")
+            # A mirroring place turns the winding (glTF 2.0, 3.7.4): that of a skinned face is where its corners are.
+            mirrored = np.broadcast_to(np.linalg.det(matrix[:, :3, :3]) < 0, count)[triangles].sum(axis=1) > 1
+            faces = np.where(mirrored[:, None], triangles[:, ::-1], triangles)
+            self.vertices.append((matrix[:, :3, :3] @ position[:, :, None])[:, :, 0] + matrix[:, :3, 3])
+            self.faces.append(faces + self.vertex_count)
+            self.uv.append(uv.astype(np.float32)[faces])
+            self.colours.append(colours)
+            self.material_index.append(np.full(len(faces), slot, np.int64))
+            self.vertex_count += count
+
+    def _refuse_without_plain_data(self, primitive: dict[str, Any]) -> None:
+        """Of a compressed primitive, the accessors hold the same data where they have a place in a buffer."""
+        named = [*primitive["attributes"].values(), *([primitive["indices"]] if "indices" in primitive else [])]
+        if not all({"bufferView", "sparse"} & self.glb.item("accessors", index).keys() for index in named):
+            self.glb.fail(
+                f"expected uncompressed geometry, got {DRACO} alone; decompress it: npx @gltf-transform/cli copy "
+                f"{self.glb.path.name} plain.glb"
+            )
 
     def _attribute(
         self, attributes: dict[str, Any], name: str, widths: tuple[int, ...], count: int | None = None
@@ -159,23 +161,40 @@ class _SceneReader:
             self.glb.fail(f"{name}: expected finite numbers, got NaN or infinity in accessors[{attributes[name]}]")
         return values
 
-    def _placement(self, attributes: dict[str, Any], node: dict[str, Any], count: int) -> NDArray[np.float64]:
-        """Local to world, [1, 4, 4], or [count, 4, 4] where a skin moves each vertex by its joints' rest pose."""
-        if "skin" not in node or "JOINTS_0" not in attributes:
-            return self.world.get(node.get("index", -1), np.eye(4))[None]
-        skin = self.glb.item("skins", node["skin"])
+    def _placements(self, attributes: dict[str, Any], placed: Placed, count: int) -> Iterable[NDArray[np.float64]]:
+        """Local to world of every copy, [1, 4, 4], or [count, 4, 4] where each vertex follows its joints."""
+        if placed.skin is None or "JOINTS_0" not in attributes:
+            return placed.matrices[:, None]
+        return [self._skinned(attributes, self.glb.item("skins", placed.skin), count)]
+
+    def _skinned(self, attributes: dict[str, Any], skin: dict[str, Any], count: int) -> NDArray[np.float64]:
+        """[count, 4, 4] from the bind pose to the rest pose of the joints, by the weights of all sets."""
         if len(skin["joints"]) > MAX_PARTS:
             self.glb.fail(f"expected at most {MAX_PARTS} joints of a skin, got {len(skin['joints'])}")
         self.glb.spend(16 * len(skin["joints"]))
-        joints = np.stack([self.world[joint] for joint in skin["joints"]])
+        if missing := [joint for joint in skin["joints"] if joint not in self.scene.world]:
+            self.glb.fail(f"expected joints in the scene, got node {missing[0]} outside of it")
+        joints = np.stack([self.scene.world[joint] for joint in skin["joints"]])
         if "inverseBindMatrices" in skin:
             stored = self.glb.accessor(skin["inverseBindMatrices"]).astype(np.float64)
             joints = joints @ stored.reshape(-1, 4, 4).transpose(0, 2, 1)[: len(joints)]
-        which = self._attribute(attributes, "JOINTS_0", (4,), count).astype(np.int64)
-        share = self._attribute(attributes, "WEIGHTS_0", (4,), count).astype(np.float64)
-        share = share / share.sum(axis=1, keepdims=True).clip(min=1e-12)
-        placed: NDArray[np.float64] = np.einsum("vj,vjab->vab", share, joints[which])
-        return placed
+        which, share = [], []
+        for number in range(_SETS):
+            if f"JOINTS_{number}" not in attributes:
+                break
+            which.append(self._attribute(attributes, f"JOINTS_{number}", (4,), count).astype(np.int64))
+            share.append(self._attribute(attributes, f"WEIGHTS_{number}", (4,), count).astype(np.float64))
+        else:
+            self.glb.fail(f"expected at most {_SETS} sets of joints, got more")
+        joint, weight = np.concatenate(which, axis=1), np.concatenate(share, axis=1)
+        total = weight.sum(axis=1, keepdims=True)
+        # Without any, the first joint takes all, as in viewers.
+        weight = np.where(total > 0, weight / np.where(total > 0, total, 1), np.eye(1, weight.shape[1]))
+        joint = np.where(weight != 0, joint, 0)  # what has no weight may name any
+        if joint.size and not (0 <= joint.min() and joint.max() < len(joints)):
+            self.glb.fail(f"JOINTS: expected 0 to {len(joints) - 1}, got {joint.min()} to {joint.max()}")
+        blended: NDArray[np.float64] = np.einsum("vj,vjab->vab", weight, joints[joint])
+        return blended
 
     def _triangles(self, primitive: dict[str, Any], count: int) -> NDArray[np.int64]:
         """[F, 3] vertex indices of a triangle list, strip or fan."""
@@ -198,9 +217,6 @@ class _SceneReader:
             faces[1::2] = faces[1::2, ::-1]  # every second triangle of a strip is wound the other way
         else:
             faces = np.stack([np.full(max(len(order) - 2, 0), order[0]), order[1:-1], order[2:]], axis=1)
-        self.face_count += len(faces)
-        if self.face_count > MAX_FACES:
-            self.glb.fail(f"expected at most {MAX_FACES} triangles, got more")
         return faces
 
     def _material(self, index: int | None) -> tuple[int, MaterialUse]:
@@ -210,22 +226,3 @@ class _SceneReader:
             use = plain if index is None else read_material(self.glb, index, self.textures)
             self.uses[index] = (len(self.uses), use)
         return self.uses[index]
-
-
-def _local_matrix(node: dict[str, Any]) -> NDArray[np.float64]:
-    """[4, 4] node to parent: `matrix` (stored by columns), or translation * rotation * scale."""
-    if "matrix" in node:
-        stored: NDArray[np.float64] = np.array(node["matrix"], dtype=np.float64).reshape(4, 4).T
-        return stored
-    x, y, z, w = (float(value) for value in node.get("rotation", (0, 0, 0, 1)))
-    squared = x * x + y * y + z * z + w * w
-    s = 2 / squared if squared > 0 else 0.0
-    rotation = np.array([
-        [1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w)],
-        [s * (x * y + z * w), 1 - s * (x * x + z * z), s * (y * z - x * w)],
-        [s * (x * z - y * w), s * (y * z + x * w), 1 - s * (x * x + y * y)],
-    ])  # fmt: skip
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation * np.array(node.get("scale", (1, 1, 1)), dtype=np.float64)
-    matrix[:3, 3] = node.get("translation", (0, 0, 0))
-    return matrix

@@ -27,6 +27,9 @@ _MAGIC, _JSON_CHUNK, _BIN_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}  # MAT2 and MAT3 are used by no attribute we read
 
+# Both hold the compressed data in a buffer of their own, and where the plain data is, or would be, in the view itself.
+_MESHOPT = ("EXT_meshopt_compression", "KHR_meshopt_compression")
+
 
 class AssetError(UntrustedError):
     """An asset that cannot be used: one line with the path, what was expected and what was found."""
@@ -136,8 +139,12 @@ class GlbContainer:
     def view(self, index: object) -> memoryview:
         """The bytes of a buffer view."""
         entry = self.item("bufferViews", index)
-        if "EXT_meshopt_compression" in entry.get("extensions", {}):
-            self.fail("expected uncompressed buffers, got EXT_meshopt_compression; decompress the file first")
+        for name in _MESHOPT:
+            if name in entry.get("extensions", {}) and self._is_placeholder(entry.get("buffer"), name):
+                self.fail(
+                    f"expected uncompressed buffers, got {name} alone; decompress it: gltfpack -noq -i "
+                    f"{self.path.name} -o plain.glb"
+                )
         buffer = self._buffer(entry.get("buffer"))
         start = self._count(entry.get("byteOffset", 0), f"bufferViews[{index}].byteOffset")
         length = self._count(entry.get("byteLength"), f"bufferViews[{index}].byteLength")
@@ -204,6 +211,12 @@ class GlbContainer:
                 self.fail(f"buffers[{index}]: expected {length} bytes, got {len(content)}: truncated")
             self._buffers[index] = content[:length]
         return self._buffers[index]
+
+    def _is_placeholder(self, index: object, compression: str) -> bool:
+        """Whether a buffer has no content, since what belongs there is compressed elsewhere."""
+        entry = self.item("buffers", index)
+        marked = entry.get("extensions", {}).get(compression, {}).get("fallback", False)
+        return "uri" not in entry and (bool(marked) or index != 0 or self._binary is None)
 
     def _count(self, value: object, name: str) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**40:

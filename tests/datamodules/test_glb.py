@@ -429,10 +429,6 @@ def broken_trees() -> dict[str, tuple[Any, str]]:
             "expected finite colour factors",
         ),
         "unknown alpha mode": (lambda g: g.tree["materials"][0].update(alphaMode="GLASS"), "got 'GLASS'"),
-        "compressed geometry": (
-            lambda g: g.tree["meshes"][0]["primitives"][0].update(extensions={"KHR_draco_mesh_compression": {}}),
-            "KHR_draco_mesh_compression",
-        ),
         "required extension": (lambda g: g.tree.update(extensionsRequired=["KHR_odd"]), "'KHR_odd'"),
         "missing texture": (lambda g: g.tree["textures"][0].update(source=4), "into its images, got 4"),
         "texture without source": (

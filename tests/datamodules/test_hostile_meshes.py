@@ -19,8 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ouroboros3d.datamodules import glb as glb_module
-from ouroboros3d.datamodules import glb_container, obj, texture_files
+from ouroboros3d.datamodules import glb_container, glb_scene, obj, texture_files
 from ouroboros3d.datamodules.glb_container import AssetError
 from ouroboros3d.datamodules.mesh_files import load_mesh
 
@@ -247,7 +246,7 @@ def test_all_that_is_read_is_counted_together(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "thing.glb").write_bytes(glb.content())
     assert "expected at most 100 numbers in all" in refused(tmp_path / "thing.glb")
     monkeypatch.setattr(glb_container, "MAX_NUMBERS_READ", 1000)
-    monkeypatch.setattr(glb_module, "MAX_PARTS", 5)
+    monkeypatch.setattr(glb_scene, "MAX_PARTS", 5)
     assert "expected at most 5 nodes and primitives" in refused(tmp_path / "thing.glb")
 
 
