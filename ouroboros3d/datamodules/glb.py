@@ -68,6 +68,7 @@ class _SceneReader:
         self.textures = Textures(glb.path)
         self.uses: dict[int | None, tuple[int, MaterialUse]] = {}
         self.vertices: list[NDArray[np.float64]] = []
+        self.rounded: list[NDArray[np.float64]] = []
         self.faces: list[NDArray[np.int64]] = []
         self.uv: list[NDArray[np.float32]] = []
         self.colours: list[NDArray[np.float32]] = []
@@ -99,6 +100,7 @@ class _SceneReader:
             [use.material for _, use in self.uses.values()],
             np.concatenate(self.colours),
             tuple(sorted(self.notes)),
+            np.concatenate(self.rounded),
         )
 
     def _add(self, primitive: dict[str, Any], placed: Placed, weights: list[float]) -> None:
@@ -106,7 +108,8 @@ class _SceneReader:
         attributes = primitive["attributes"]
         if DRACO in primitive.get("extensions", {}):
             self._refuse_without_plain_data(primitive)
-        position = self._attribute(attributes, "POSITION", (3,)).astype(np.float64)
+        stored = self._attribute(attributes, "POSITION", (3,))
+        position, single = stored.astype(np.float64), stored.dtype.kind == "f"
         count = len(position)
         for weight, target in zip(weights, primitive.get("targets", []), strict=False):  # missing weights are 0
             if weight and "POSITION" in target:
@@ -135,6 +138,8 @@ class _SceneReader:
             mirrored = np.broadcast_to(np.linalg.det(matrix[:, :3, :3]) < 0, count)[triangles].sum(axis=1) > 1
             faces = np.where(mirrored[:, None], triangles[:, ::-1], triangles)
             self.vertices.append((matrix[:, :3, :3] @ position[:, :, None])[:, :, 0] + matrix[:, :3, 3])
+            sizes = np.abs(matrix[:, :3, :3]) @ np.abs(position)[:, :, None]
+            self.rounded.append(sizes.max(axis=(1, 2)) * single)
             self.faces.append(faces + self.vertex_count)
             self.uv.append(uv.astype(np.float32)[faces])
             self.colours.append(colours)

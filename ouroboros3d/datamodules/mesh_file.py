@@ -46,6 +46,7 @@ class MeshFile:
         materials: Sequence[Material] = (Material(),),
         colours_srgb: NDArray[np.float64] | None = None,
         notes: tuple[str, ...] = (),
+        rounded: NDArray[np.float64] | None = None,
     ) -> TexturedMesh:
         """The mesh of these triangles, without unused vertices.
 
@@ -57,6 +58,7 @@ class MeshFile:
             materials: at least one.
             colours_srgb: [P, 4] sRGB and alpha in [0, 1]; None for white.
             notes: what the file says beside what is shown.
+            rounded: as in `textured_mesh`.
 
         Raises:
             AssetError: no triangles, an index or a number out of range, or an object without a size.
@@ -70,6 +72,7 @@ class MeshFile:
             materials,
             np.ones((len(vertices), 4)) if colours_srgb is None else _linear(colours_srgb),
             notes,
+            rounded,
         )
 
 

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from ouroboros3d.cameras import y_up_from_z_up
 from ouroboros3d.datamodules.glb import load_glb
 from ouroboros3d.datamodules.glb_container import AssetError
@@ -30,4 +32,7 @@ def load_mesh(path: Path, z_up: bool = False) -> TexturedMesh:
     if reader is None:
         raise AssetError(f"{path}: expected one of {', '.join(_READERS)}, got {path.suffix or 'no suffix'}.")
     mesh = reader(path)
-    return replace(mesh, vertices=y_up_from_z_up(mesh.vertices)) if z_up else mesh
+    if not z_up:
+        return mesh
+    x, y, z = y_up_from_z_up(torch.tensor(mesh.origin, dtype=torch.float64)).tolist()
+    return replace(mesh, vertices=y_up_from_z_up(mesh.vertices), origin=(x, y, z))

@@ -62,14 +62,17 @@ def load_ply(path: Path) -> TexturedMesh:
         read = _ascii if order == "=" else _binary
         content = read(body, elements, order)
         vertices = content.get("vertex", {})
-        points = np.stack([_numbers(vertices, axis) for axis in "xyz"], axis=1).astype(np.float64)
+        stored = np.stack([_numbers(vertices, axis) for axis in "xyz"], axis=1)
+        points = stored.astype(np.float64)
+        rounded = np.abs(points).max(axis=1, initial=0) if stored.dtype == np.float32 else None
         polygons = content.get("face", {})
         faces, polygon = _triangles(file, points, polygons)
         colours, of_polygons = _colours(vertices, "vertices"), _colours(polygons, "faces")
         if colours is None and of_polygons is not None:  # vertices of their own, since neighbours may differ
+            rounded = None if rounded is None else rounded[faces].flatten()
             points, colours = points[faces].reshape(-1, 3), np.repeat(of_polygons[polygon], 3, axis=0)
             faces = np.arange(len(points)).reshape(-1, 3)
-        return file.mesh(points, faces, colours_srgb=colours)
+        return file.mesh(points, faces, colours_srgb=colours, rounded=rounded)
 
 
 def _triangles(

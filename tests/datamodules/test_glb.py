@@ -211,14 +211,16 @@ def test_vertex_colours_of_another_range_are_not_clamped_to_white(tmp_path):
 def test_materials_are_read(tmp_path):
     glb = Glb()
     first = glb.material(factor=(0.5, 0.25, 0.125, 0.75), alphaMode="BLEND", doubleSided=True)
-    second = glb.material([[[9, 8, 7, 6]]], sampler={"wrapS": 33071, "wrapT": 33648}, alphaMode="MASK", alphaCutoff=0.3)
+    second = glb.material(
+        [[[9, 8, 7, 96]]], sampler={"wrapS": 33071, "wrapT": 33648}, alphaMode="MASK", alphaCutoff=0.3
+    )
     for material in (second, None, first, second):
         glb.node(mesh=glb.mesh(TRIANGLE, [0, 1, 2], **({} if material is None else {"material": material})))
     mesh = load(glb, tmp_path)
     one, plain, two, again = (mesh.materials[i] for i in mesh.material_index.tolist())
     assert one is again
     assert one.texture is not None
-    assert one.texture.tolist() == [[[9, 8, 7, 6]]]
+    assert one.texture.tolist() == [[[9, 8, 7, 96]]]
     assert (one.wrap, one.alpha_mode, one.alpha_cutoff, one.double_sided) == (("clamp", "mirror"), "MASK", 0.3, False)
     assert two.base_colour_linear == (0.5, 0.25, 0.125, 0.75)
     assert (two.alpha_mode, two.double_sided, two.texture) == ("BLEND", True, None)
