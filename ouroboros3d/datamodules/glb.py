@@ -129,6 +129,8 @@ class _SceneReader:
                 )
             limit = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1  # integers without `normalized`
             colours[:, : values.shape[1]] = (values.astype(np.float32) / limit).clip(0, 1)
+            if use.emission:
+                colours[:, :3] = 1
         self.glb.spend(position.size * (len(placed.matrices) - 1))
         for matrix in self._placements(attributes, placed, count):
             self.face_count += len(triangles)
@@ -230,4 +232,5 @@ class _SceneReader:
             plain = MaterialUse(Material(), 0, np.eye(3)[:2])
             use = plain if index is None else read_material(self.glb, index, self.textures)
             self.uses[index] = (len(self.uses), use)
+            self.notes |= {use.note} - {""}
         return self.uses[index]

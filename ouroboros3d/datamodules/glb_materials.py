@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from ouroboros3d.renderers.textures import WrapMode
 _WRAPS: dict[int, WrapMode] = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 _REPEAT: tuple[WrapMode, WrapMode] = ("repeat", "repeat")
 
+_BLACK = 1.5 / 255  # of a linear factor, or a texel
+
 
 class MaterialUse(NamedTuple):
     """A material and how its texture is addressed.
@@ -23,15 +26,21 @@ class MaterialUse(NamedTuple):
     material: what `TexturedMesh` holds.
     texcoord: which TEXCOORD_n the base colour reads.
     uv_matrix: [2, 3] uv' = uv_matrix @ (u, v, 1), from KHR_texture_transform.
+    emission: whether it is the light that the material gives off, which colours of vertices do not act on.
+    note: what the file says in another way than it is shown; empty for nothing.
     """
 
     material: Material
     texcoord: int
     uv_matrix: NDArray[np.float64]
+    emission: bool = False
+    note: str = ""
 
 
 def read_material(glb: GlbContainer, index: int, textures: Textures) -> MaterialUse:
     """One material of the file.
+
+    Unlit pictures are often stored as the emission of a black material, which then is shown in place of black.
 
     Args:
         glb: the file.
@@ -59,10 +68,50 @@ def read_material(glb: GlbContainer, index: int, textures: Textures) -> Material
     if not all(map(math.isfinite, (*map(float, factor), cutoff))):
         glb.fail(f"materials[{index}]: expected finite colour factors, got NaN or infinity")
     material = Material((red, green, blue, alpha), None, _REPEAT, mode, cutoff, bool(entry.get("doubleSided", False)))
+    use = MaterialUse(material, 0, np.eye(3)[:2])
+    if slot is not None:
+        texture, wrap = _texture(glb, slot["index"], textures)
+        use = MaterialUse(replace(material, texture=texture, wrap=wrap), *_addressing(slot))
+    return _shining(glb, entry, use, textures) if max(red, green, blue) < _BLACK or _is_black(use) else use
+
+
+def _is_black(use: MaterialUse) -> bool:
+    """Whether the texture makes it black, as sRGB in 8 bits."""
+    texture = use.material.texture
+    return texture is not None and int(texture[..., :3].max()) < _BLACK * 255
+
+
+def _shining(glb: GlbContainer, entry: dict[str, Any], black: MaterialUse, textures: Textures) -> MaterialUse:
+    """A black material's emission in place of its base colour, with the alpha of that; itself if it has none."""
+    strength = float(entry.get("extensions", {}).get("KHR_materials_emissive_strength", {}).get("emissiveStrength", 1))
+    red, green, blue = (min(max(float(value) * strength, 0.0), 1.0) for value in entry.get("emissiveFactor", [0, 0, 0]))
+    if not max(red, green, blue) >= _BLACK:
+        return black
+    slot, material = entry.get("emissiveTexture"), black.material
+    factor = (red, green, blue, material.base_colour_linear[3])
+    note = "a black base colour: the emission is shown in its place"
+    if slot is None and (material.texture is None or material.alpha_mode == "OPAQUE"):
+        return MaterialUse(replace(material, base_colour_linear=factor, texture=None), 0, np.eye(3)[:2], True, note)
     if slot is None:
-        return MaterialUse(material, 0, np.eye(3)[:2])
+        assert material.texture is not None
+        white = torch.cat([torch.full_like(material.texture[..., :3], 255), material.texture[..., 3:]], dim=-1)
+        return black._replace(
+            material=replace(material, base_colour_linear=factor, texture=white), emission=True, note=note
+        )
     texture, wrap = _texture(glb, slot["index"], textures)
-    return MaterialUse(replace(material, texture=texture, wrap=wrap), *_addressing(slot))
+    texcoord, uv_matrix = _addressing(slot)
+    if material.alpha_mode != "OPAQUE":  # the picture's own alpha does not count
+        alpha = torch.full_like(texture[..., 3:], 255)
+        if material.texture is not None:
+            there = (texcoord, uv_matrix.tolist(), wrap, texture.shape)
+            if there != (black.texcoord, black.uv_matrix.tolist(), material.wrap, material.texture.shape):
+                return black._replace(
+                    note="a black base colour: its emission and its alpha differ in layout; not shown"
+                )
+            alpha = material.texture[..., 3:]
+        texture = torch.cat([texture[..., :3], alpha], dim=-1)
+    shown = replace(material, base_colour_linear=factor, texture=texture, wrap=wrap)
+    return MaterialUse(shown, texcoord, uv_matrix, True, note)
 
 
 def _texture(glb: GlbContainer, index: object, textures: Textures) -> tuple[Tensor, tuple[WrapMode, WrapMode]]:
