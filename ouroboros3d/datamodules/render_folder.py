@@ -56,6 +56,9 @@ class Located(Protocol):
 _File = TypeVar("_File", bound=Located)
 
 
+_SELDOM = ("doubt", "notes")
+
+
 class Entry(NamedTuple):
     """A line of `index.jsonl` (an object whose orbits are complete) or `failures.jsonl`.
 
@@ -67,6 +70,8 @@ class Entry(NamedTuple):
         stage: where it failed (`missing`, `load`, `render`, `memory`, `timeout`, `crash`); `done` in the index.
         error: the reason.
         surface_points: of the true geometry that was to be written too; 0 = views alone.
+        doubt: why a rendered object should be looked at before anyone trains on it; empty for no reason.
+        notes: what a rendered object's file says beside what is shown.
     """
 
     uid: str
@@ -76,10 +81,12 @@ class Entry(NamedTuple):
     stage: Stage = "done"
     error: str = ""
     surface_points: int = 0
+    doubt: str = ""
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """The line."""
-        return json.dumps(self._asdict())
+        """The line; without doubt and notes where there are none, as nearly everywhere."""
+        return json.dumps({name: value for name, value in self._asdict().items() if value or name not in _SELDOM})
 
 
 class EntryList(Mapping[str, Entry]):
@@ -113,7 +120,8 @@ class EntryList(Mapping[str, Entry]):
             KeyError: there is none.
         """
         try:
-            return Entry(**json.loads(self._lines[uid]))
+            fields = json.loads(self._lines[uid])
+            return Entry(**fields | {"notes": tuple(fields.get("notes", ()))})
         except (ValueError, TypeError) as error:
             raise KeyError(uid) from error
 
@@ -124,6 +132,11 @@ class EntryList(Mapping[str, Entry]):
     def __len__(self) -> int:
         """How many have one."""
         return sum(1 for _ in self)
+
+    def remarkable(self) -> list[Entry]:
+        """Those with a doubt or notes."""
+        uids = [uid for uid, line in self._lines.items() if any(f'"{name}": ' in line for name in _SELDOM)]
+        return [self[uid] for uid in uids if uid in self]
 
     def of(self, files: Sequence[_File]) -> list[_File]:
         """Those of the objects that have an entry of their mesh file as it is now."""
@@ -264,6 +277,11 @@ class RenderFolder:
             if entry is not None and (uid not in rendered or entry.surface_points == surface_points > 0)
         }
 
+    def remarkable(self, files: Sequence[Located]) -> list[Entry]:
+        """The entries, with a doubt or notes, of those of the objects that are rendered."""
+        entries = {entry.uid: entry for entry in self.read_list("index.jsonl").remarkable()}
+        return [entries[file.uid] for file in self.complete([file for file in files if file.uid in entries])]
+
     def missing(self, files: Sequence[_File], *, retry_failed: bool = False, surface_points: int = 0) -> list[_File]:
         """Those of the objects that `render` would render.
 
@@ -351,7 +369,10 @@ class RenderFolder:
             return None
         if result.stage == "write":
             raise OSError(f"cannot go on rendering into {self.folder}: {result.error}")
-        entry = Entry(asset.uid, sha256, stat.st_size, stat.st_mtime_ns, result.stage, result.error, surface_points)
+        entry = Entry(
+            *(asset.uid, sha256, stat.st_size, stat.st_mtime_ns, result.stage, result.error, surface_points),
+            *(result.doubt, result.notes),
+        )
         self._append("index.jsonl" if result.stage == "done" else "failures.jsonl", entry)
         return result.stage
 

@@ -53,10 +53,20 @@ class RenderResult:
     Args:
         stage: `done`, or where it failed.
         error: the reason.
+        doubt: why a rendered object should be looked at before anyone trains on it; empty for no reason.
+        notes: what a rendered object's file says beside what is shown.
     """
 
     stage: Stage
     error: str = ""
+    doubt: str = ""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, line: str) -> "RenderResult":
+        """The result of a line."""
+        fields = json.loads(line)
+        return cls(**fields | {"notes": tuple(fields["notes"])})
 
     def to_json(self) -> str:
         """One line."""

@@ -1,6 +1,5 @@
 """A rendering process on this machine."""
 
-import json
 import os
 import signal
 import subprocess
@@ -40,7 +39,7 @@ class RenderProcess:
             self._start()
         line = self._exchange(job.to_json() + "\n")
         if line:
-            return RenderResult(**json.loads(line))
+            return RenderResult.from_json(line)
         status, tail = self._reap()
         if status == -signal.SIGALRM:
             return RenderResult("timeout", f"took longer than {job.timeout_s:g} s")

@@ -22,6 +22,7 @@ from ouroboros3d.datamodules.glb_container import AssetError
 from ouroboros3d.datamodules.maps import describe_maps, write_maps
 from ouroboros3d.datamodules.mesh_files import load_mesh
 from ouroboros3d.datamodules.orbits import OrbitRig, orbit_name, write_orbit
+from ouroboros3d.datamodules.render_doubts import doubt
 from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult, Stage
 from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED, TrueGeometry, surface_name, write_true_geometry
 from ouroboros3d.datamodules.untrusted import allocated_bytes, no_memory
@@ -95,7 +96,7 @@ def render_object(job: RenderJob, device: str = "cpu") -> RenderResult:
             write_true_geometry(first, geometry)  # the views were there already
     except OSError as error:
         return RenderResult("write", str(error))
-    return RenderResult("done")
+    return RenderResult("done", doubt=doubt(views), notes=mesh.notes)
 
 
 def _memory_or(stage: Literal["load", "render"], error: BaseException | None) -> Stage:

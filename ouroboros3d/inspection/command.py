@@ -32,7 +32,7 @@ from ouroboros3d.inspection.findings import all_findings, skip_list
 from ouroboros3d.inspection.fit import FITS
 from ouroboros3d.inspection.images import look_at
 from ouroboros3d.inspection.map_findings import map_facts
-from ouroboros3d.inspection.meshes import broken_assets, mesh_facts, mesh_findings
+from ouroboros3d.inspection.meshes import mesh_facts, mesh_findings, try_assets
 from ouroboros3d.inspection.report import Pictured, camera_map, histogram, page
 
 _PICTURED = 12
@@ -85,8 +85,9 @@ def _run(options: argparse.Namespace) -> list[Finding]:
     title = f"{options.root}, format {tree.name}"
     if isinstance(tree, MeshReader):
         assets = tree.assets(tree.uids)
-        broken, doubtful = broken_assets(assets, options.workers, timeout_s=120), dict[str, str]()
-        findings, facts = mesh_findings(assets, broken), mesh_facts(assets)
+        trial = try_assets(assets, options.workers, timeout_s=120)
+        broken, doubtful = trial.broken, trial.left_out(len(assets))
+        findings, facts = mesh_findings(assets, trial), mesh_facts(assets)
         html = page(title, findings, facts, [])
     else:
         sample = len(tree.uids) if options.all else options.objects

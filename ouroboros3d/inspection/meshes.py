@@ -4,22 +4,40 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ouroboros3d.datamodules.orbits import OrbitRig
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.render_cache import RenderCache
-from ouroboros3d.inspection.finding import Finding, few, of_objects
+from ouroboros3d.inspection.finding import EXAMPLES, Finding, few, of_objects
 
 # From four sides and above: a single camera sees nothing of a sheet edge-on, and 16 pixels nothing of a wire.
 _SMALL = OrbitRig(image_size=48, orbits=1, views=4, elevation_deg=(30.0, 30.0), supersampling=1)
 _MANY = 0.1  # of the objects; fewer than that are left out of training and named there, which is nothing to stop for
 
 
-def broken_assets(assets: Sequence[Asset], workers: int, timeout_s: float) -> dict[str, str]:
-    """Objects that the renderer cannot use, with the reason.
+class Trial(NamedTuple):
+    """What became of objects that were rendered in small.
 
-    Each is loaded and rendered in small by the processes that fill the cache, since files come from anywhere:
-    one that hangs or crashes is only another entry.
+    broken: objects that the renderer cannot use, with the reason.
+    doubtful: those that came out as nobody would train on, with the reason.
+    notes: how many objects' files say what is not shown, or shown in another way.
+    """
+
+    broken: dict[str, str]
+    doubtful: dict[str, str]
+    notes: Counter[str]
+
+    def left_out(self, total: int) -> dict[str, str]:
+        """Doubtful objects to leave out; where most are, it is what the tree is like."""
+        return self.doubtful if few(len(self.doubtful), total) else {}
+
+
+def try_assets(assets: Sequence[Asset], workers: int, timeout_s: float) -> Trial:
+    """Load and render every object in small.
+
+    The processes that fill the cache do, since files come from anywhere: one that hangs or crashes is only another
+    entry.
 
     Args:
         assets: the objects.
@@ -29,17 +47,22 @@ def broken_assets(assets: Sequence[Asset], workers: int, timeout_s: float) -> di
     with tempfile.TemporaryDirectory(prefix="check-data.") as folder:
         cache = RenderCache(Path(folder), _SMALL)
         cache.render(assets, workers=workers, timeout_s=timeout_s)
-        return {uid: f"{entry.stage}: {entry.error}" for uid, entry in cache.failures(assets).items()}
+        told = cache.remarkable(assets)
+        return Trial(
+            {uid: f"{entry.stage}: {entry.error}" for uid, entry in cache.failures(assets).items()},
+            {entry.uid: entry.doubt for entry in told if entry.doubt},
+            Counter(note for entry in told for note in entry.notes),
+        )
 
 
-def mesh_findings(assets: Sequence[Asset], broken: dict[str, str]) -> list[Finding]:
+def mesh_findings(assets: Sequence[Asset], trial: Trial) -> list[Finding]:
     """What is wrong with the objects.
 
     Args:
         assets: the objects.
-        broken: those that cannot be rendered, with the reason.
+        trial: what became of them.
     """
-    found = []
+    found, broken, doubtful = [], trial.broken, trial.doubtful
     if broken:
         found.append(
             Finding(
@@ -48,8 +71,32 @@ def mesh_findings(assets: Sequence[Asset], broken: dict[str, str]) -> list[Findi
                 of_objects(len(broken), len(assets)),
                 "Files are missing, damaged, empty, or take too long.",
                 "Download them again, or leave them out (skip_uids.txt).",
-                tuple(f"{uid}: {reason}" for uid, reason in list(broken.items())[:5]),
+                tuple(f"{uid}: {reason}" for uid, reason in list(broken.items())[:EXAMPLES]),
                 few(len(broken), len(assets)),
+            )
+        )
+    if doubtful:
+        found.append(
+            Finding(
+                "warning",
+                "Objects come out as a speck or in one extreme colour",
+                of_objects(len(doubtful), len(assets)),
+                "Colours or textures are perhaps not where they are looked for, or something unseen is far away.",
+                "Look at them, and leave out what is not meant to look so (skip_uids.txt).",
+                tuple(f"{uid}: {reason}" for uid, reason in list(doubtful.items())[:EXAMPLES]),
+                bool(trial.left_out(len(assets))),
+            )
+        )
+    if trial.notes:
+        found.append(
+            Finding(
+                "note",
+                "Files say more than is shown",
+                f"{len(trial.notes)} kinds",
+                "Renders show base colours; what files say beside them, or otherwise, is counted by objects.",
+                examples=tuple(
+                    f"{of_objects(count, len(assets))}: {note}" for note, count in trial.notes.most_common()
+                ),
             )
         )
     if unknown := sum(asset.license == "unknown" for asset in assets):

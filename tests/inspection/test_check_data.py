@@ -219,6 +219,26 @@ def test_a_tree_of_meshes_is_counted_and_broken_files_are_named(
     assert "verdict:" not in capsys.readouterr().out
 
 
+def test_doubtful_meshes_are_told_and_left_out_where_they_are_few(tmp_path: Path) -> None:
+    white = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\nf 1 3 4\n"
+    coloured = white.replace("\n", " 0.2 0.4 0.6\n", 4)
+    (tmp_path / "meshes").mkdir()
+    for name, content in {"a": coloured + "l 1 2\n", "b": white, "c": coloured}.items():
+        (tmp_path / f"meshes/{name}.obj").write_text(content)
+    arguments = [tmp_path / "meshes", "--out", tmp_path / "out", "--workers", 1, "--cache_dir", tmp_path / "cache"]
+    assert check(*arguments) == 0
+    assert titles(tmp_path / "out") == ["Objects come out as a speck or in one extreme colour"]
+    reason = "all of one extreme colour, rgb(255, 255, 255)"
+    assert (tmp_path / "out/skip_uids.txt").read_text() == f"b\t{reason}\n"
+    page = (tmp_path / "out/report.html").read_text()
+    assert f"b: {reason}" in page
+    assert "1 of 3 objects: lines and points are left out" in page
+    for name in "ac":
+        (tmp_path / f"meshes/{name}.obj").write_text(white)
+    assert check(*arguments) == 0
+    assert (tmp_path / "out/skip_uids.txt").read_text() == ""  # what all are like is no mistake of one
+
+
 def test_wrong_use_gets_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([tmp_path / "nowhere"], [], [tmp_path, "--objects", 0], [tmp_path, "--reader", "none"]):
         assert check(*arguments) == 2

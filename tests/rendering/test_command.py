@@ -48,6 +48,27 @@ def rendered(meshes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_what_came_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A white object, one whose file says more, and a good one: in this run and in the next, which renders nothing."""
+    white = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\nf 1 3 4\n"
+    coloured = white.replace(b"\n", b" 0.2 0.4 0.6\n", 4)
+    (tmp_path / "meshes").mkdir()
+    (tmp_path / "meshes/a.glb").write_bytes(slab(0))
+    (tmp_path / "meshes/b.obj").write_bytes(white)
+    (tmp_path / "meshes/c.obj").write_bytes(coloured + b"l 1 2\nodd 1\n")
+    for _ in range(2):
+        main(["render", str(tmp_path / "meshes"), "--out", str(tmp_path / "out"), "--workers", "1", *RIG])
+        said = capsys.readouterr().out
+        assert f"render: 1 look wrong, listed in {tmp_path}/out/index.jsonl:\n  b: all of one extreme colour" in said
+        assert "by objects:\n       1 lines and points are left out\n       1 odd: not understood\n" in said
+    entries = {
+        entry["uid"]: entry for entry in map(json.loads, (tmp_path / "out/index.jsonl").read_text().splitlines())
+    }
+    assert entries["a"].keys() & {"doubt", "notes"} == set()
+    assert entries["b"]["doubt"] == "all of one extreme colour, rgb(255, 255, 255)"
+    assert entries["c"]["notes"] == ["lines and points are left out", "odd: not understood"]
+
+
 def test_a_reader_finds_views_maps_and_true_geometry_that_agree(rendered: Path) -> None:
     reader = open_tree(rendered)
     assert isinstance(reader, PosedReader)
