@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib
+import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ouroboros3d.batch import MultiviewBatch
@@ -30,6 +32,8 @@ from ouroboros3d.datamodules.untrusted import (
 Removal = Literal["border", "rembg"]
 Photo = Path | Image.Image
 
+log = logging.getLogger(__name__)
+
 # What cameras, phones and editors write; Pillow reads more, with external programs among its ways.
 _FORMATS = (*IMAGE_FORMATS, "GIF", "BMP", "TIFF", "AVIF")
 # Share of the frame that the longer side of an object's silhouette takes: the median over renders of the bundled
@@ -41,6 +45,9 @@ _WORK_SIZE = 512
 _TOLERANCE = 0.1
 # Share of border pixels that must agree for the background to count as uniform; the object may touch the border.
 _BORDER_SHARE = 0.75
+# Share of the photo that alpha must take away to be the shape of an object, and no accident of an editor or a rounded
+# corner of a window.
+_CUT_SHARE = 5e-3
 # Below this share of the photo the foreground is dust.
 _SMALLEST_SHARE = 5e-4
 
@@ -52,10 +59,11 @@ def load_photo(
 
     Args:
         photo: a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF file, or Pillow's image, in any mode but floats; the first
-            frame of an animation, turned upright by its EXIF tag, the higher 8 of 16 bits a channel.
+            frame of an animation, turned upright by its EXIF tag, the higher 8 of 16 bits a channel, in sRGB by the
+            colour profile in it.
         image_size: height and width of the result in pixels.
         background: what the object is composited on; `random` is white here.
-        removal: how the object is found where the file has no transparency: `border` takes everything that is
+        removal: how the object is found where alpha cuts nothing out: `border` takes everything that is
             connected to the image border and of its colour as background, `rembg` asks that package's network U2-Net.
 
     Returns:
@@ -151,14 +159,48 @@ def _read(photo: Photo) -> Image.Image:
         image.load()
         if image.mode == "F":
             raise UntrustedError(f"{path}: expected 8 or 16 bits a channel, got floats; save it as PNG.")
+        profile = image.info.get("icc_profile")
         if image.mode.startswith("I"):  # Pillow clips 16-bit grey when it converts
             levels = np.array(image, dtype=np.float32)
             levels /= 257  # and what follows in place: a large photo is a GiB of them
             image = Image.fromarray(levels.clip(0, 255, out=levels).round(out=levels).astype(np.uint8))
-        mode = "RGBA" if image.has_transparency_data else "RGB"
-        if image.mode != mode:  # else it would be copied
-            image = image.convert(mode)
+        modes = ["LA", "RGBA"] if image.has_transparency_data else ["L", "CMYK", "RGB"]
+        if image.mode not in modes:  # else it would be copied
+            image = image.convert("LA" if image.mode == "L" else modes[-1])
         image.thumbnail((_WORK_SIZE, _WORK_SIZE), Image.Resampling.BICUBIC)
+        return _in_srgb(image, profile, path)
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None, path: Path) -> Image.Image:
+    """Grey, RGB or CMYK, with alpha or without, as RGB or RGBA in sRGB.
+
+    A profile that is broken, or of other channels than the image has, is left out of account, as browsers do.
+    """
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    if profile:
+        try:
+            stored = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            space = stored.profile.xcolor_space.strip()
+            # A grey image may have the profile of colours that are all grey.
+            grey = space == "GRAY" and image.mode in ("L", "LA")
+            flat = image if space == image.mode == "CMYK" else image.convert("L" if grey else "RGB")
+            converted = ImageCms.profileToProfile(
+                flat,
+                stored,
+                ImageCms.createProfile("sRGB"),
+                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                outputMode="RGB",
+                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+            assert converted is not None  # as it is where an image is converted in place
+            image = converted
+        except (ImageCms.PyCMSError, OSError) as error:
+            log.warning(
+                "%s: its colour profile cannot be used (%s); taken as sRGB.", path, " ".join(str(error).split())
+            )
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    if alpha is not None:
+        image.putalpha(alpha)
     return image
 
 
@@ -174,7 +216,7 @@ def _large_images() -> Iterator[None]:
 
 def _cut_out(image: Image.Image, path: Path, removal: Removal) -> Image.Image:
     """The image as RGBA whose alpha is the object."""
-    if image.mode == "RGBA" and np.asarray(image)[..., 3].min() < 255:
+    if image.mode == "RGBA" and (np.asarray(image)[..., 3] < 128).mean() >= _CUT_SHARE:
         return image
     image = image.convert("RGB")
     if removal == "rembg":

@@ -27,7 +27,7 @@ from ouroboros3d.rendering.ray_workers import RayWorker, connect, disconnect, wo
 from ouroboros3d.rendering.shards import ShardFolder
 
 _MESH_READERS = [name for name, reader in READERS.items() if issubclass(reader, MeshReader)]
-_EXAMPLES = 10  # of objects that look wrong
+_EXAMPLES = 10  # of objects that may be wrong
 _MIN_MEMORY_MIB = 1024  # the idle rendering process has 730 of them
 
 
@@ -221,7 +221,7 @@ def _report(renders: RenderFolder, assets: Sequence[Asset], surface_points: int,
             print(f"  {count:6} {stage:8} for example {uid}: {entry.error}")
     told = renders.remarkable(done)
     if doubtful := [entry for entry in told if entry.doubt]:
-        print(f"render: {len(doubtful)} look wrong, listed in {renders.folder / 'index.jsonl'}:")
+        print(f"render: {len(doubtful)} may be wrong, listed in {renders.folder / 'index.jsonl'}:")
         for entry in doubtful[:_EXAMPLES]:
             print(f"  {entry.uid}: {entry.doubt}")
     if notes := Counter(note for entry in told for note in entry.notes):

@@ -59,7 +59,7 @@ def test_what_came_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for _ in range(2):
         main(["render", str(tmp_path / "meshes"), "--out", str(tmp_path / "out"), "--workers", "1", *RIG])
         said = capsys.readouterr().out
-        assert f"render: 1 look wrong, listed in {tmp_path}/out/index.jsonl:\n  b: all of one extreme colour" in said
+        assert f"render: 1 may be wrong, listed in {tmp_path}/out/index.jsonl:\n  b: all of one extreme colour" in said
         assert "by objects:\n       1 lines and points are left out\n       1 odd: not understood\n" in said
     entries = {
         entry["uid"]: entry for entry in map(json.loads, (tmp_path / "out/index.jsonl").read_text().splitlines())
