@@ -28,18 +28,29 @@ def triangulated(
     first, first_triangle = np.cumsum(lengths) - lengths, np.cumsum(count) - count
     second = first[polygon] + 1 + np.arange(len(polygon)) - first_triangle[polygon]
     triangles = np.stack([first[polygon], second, second + 1], axis=1)
-    several = (count > 1)[polygon].nonzero()[0]
-    origin, one, other = (corners[triangles[several, corner]] for corner in range(3))
-    with np.errstate(all="ignore"):  # numbers out of range are refused among the vertices
-        area = np.cross(one - origin, other - origin)
-        total = np.stack([np.bincount(polygon[several], area[:, axis], len(lengths)) for axis in range(3)], axis=1)
-        along = (area * total[polygon[several]]).sum(axis=1)
-        turned = along < -_ROUNDING * (total**2).sum(axis=1)[polygon[several]]
-    for index in np.unique(polygon[several[turned]]):
+    total, turned = _turned(corners, triangles, polygon, count)
+    quads = turned[count[turned] == 2]  # by far the most: of the two ways to cut one, the other is right
+    of_quads = first_triangle[quads, None] + np.arange(2)
+    triangles[of_quads] = first[quads, None, None] + np.array([[1, 2, 3], [1, 3, 0]])
+    for index in turned[count[turned] > 2]:
         own = slice(first_triangle[index], first_triangle[index] + count[index])
         points = corners[first[index] : first[index] + lengths[index]]
         triangles[own] = first[index] + _without_ears(_in_plane(points, total[index]))
     return triangles, polygon
+
+
+def _turned(
+    corners: NDArray[np.float64], triangles: NDArray[np.int64], polygon: NDArray[np.int64], count: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """[P, 3] area vectors of polygons of several triangles, and those of which one lies the other way round."""
+    several = (count > 1)[polygon].nonzero()[0]
+    origin, one, other = (corners[triangles[several, corner]] for corner in range(3))
+    with np.errstate(all="ignore"):  # numbers out of range are refused among the vertices
+        area = np.cross(one - origin, other - origin)
+        total = np.stack([np.bincount(polygon[several], area[:, axis], len(count)) for axis in range(3)], axis=1)
+        along = (area * total[polygon[several]]).sum(axis=1)
+        turned = along < -_ROUNDING * (total**2).sum(axis=1)[polygon[several]]
+    return total, np.unique(polygon[several[turned]])
 
 
 def _in_plane(points: NDArray[np.float64], area: NDArray[np.float64]) -> NDArray[np.float64]:
