@@ -14,7 +14,7 @@ _INVISIBLE = 0.5 / 255  # alphas below it are 0 in every image
 _FAR = 64.0  # object sizes from the origin, at which float32 knows the shape to a few thousandths of a pixel of 512
 _MOST_NOTES = 20  # of a file; hostile ones could have a million
 # Above 1 by rounding at most, or brighter than any file of 0 to 1; what lies between could be either.
-_ROUNDED, _OF_BYTES = 1.001, 2.0
+_ROUNDED, _OF_BYTES = 1.01, 2.0
 
 
 def unit_range(values: NDArray[Any], name: str) -> NDArray[np.float64]:

@@ -108,7 +108,7 @@ def material_of(file: MeshFile, entry: MtlEntry, textures: Textures) -> MtlMater
     notes += [f"{keyword}: not understood" for keyword in lines if keyword not in _WITHOUT_EFFECT | _READ]
     if "decal" in lines:
         file.fail(f"material {entry.name!r}: expected base colours without decal, got one; convert it to GLB")
-    colour, glow = (_colour(file, entry, keyword) for keyword in ("kd", "ke"))
+    colour, glow = _colour(file, entry), _emission(lines.get("ke", ""))
     alpha, picture = _alpha(file, entry), _picture(file, entry, "map_kd")
     if "tr" in lines and "d" not in lines and entry.tr_is_opacity:
         notes.append("Tr: read as opacity, since as transparency it would hide its materials")
@@ -116,11 +116,11 @@ def material_of(file: MeshFile, entry: MtlEntry, textures: Textures) -> MtlMater
     if black and picture is not None:
         notes.append("Kd 0 0 0 beside map_Kd: the texture is shown as it is, as viewers do")
         colour = None
-    elif black and ("map_ke" in lines or (glow is not None and max(glow) >= _BLACK)):
+    elif black and ("map_ke" in lines or max(glow) >= _BLACK):
         notes.append("Kd 0 0 0: the emission (Ke, map_Ke) is shown in place of black")
         picture = _picture(file, entry, "map_ke")
-        colour = None if picture is not None and (glow is None or max(glow) < _BLACK) else glow
-    elif "map_ke" in lines or (glow is not None and max(glow) >= _BLACK):
+        colour = None if picture is not None and max(glow) < _BLACK else glow
+    elif "map_ke" in lines or max(glow) >= _BLACK:
         notes.append("ke: no effect on the base colour")
     mask = _picture(file, entry, "map_d")
     if mask is not None and (picture is None or _alike(mask) != _alike(picture)):
@@ -158,17 +158,26 @@ def _alpha(file: MeshFile, entry: MtlEntry) -> float:
     return 1.0 if value is None else value if entry.tr_is_opacity else 1 - value
 
 
-def _colour(file: MeshFile, entry: MtlEntry, keyword: str) -> tuple[float, float, float] | None:
-    """sRGB of a line, of which one number says grey; None without the line."""
-    if keyword not in entry.lines:
+def _emission(rest: str) -> tuple[float, float, float]:
+    """sRGB of a line of emission, which may be brighter than white; black where it says nothing else."""
+    try:
+        red, green, blue = np.broadcast_to([float(word) for word in numbers(rest)[:3]], 3).clip(0, 1).tolist()
+    except ValueError:
+        return 0.0, 0.0, 0.0
+    return red, green, blue
+
+
+def _colour(file: MeshFile, entry: MtlEntry) -> tuple[float, float, float] | None:
+    """sRGB of the material, of which one number says grey; None without the line."""
+    if "kd" not in entry.lines:
         return None
     try:
-        values = np.array([float(word) for word in numbers(entry.lines[keyword])[:3]])
+        values = np.array([float(word) for word in numbers(entry.lines["kd"])[:3]])
         if len(values) not in (1, 3):
             raise ValueError(f"{len(values)} numbers")
         red, green, blue = np.broadcast_to(unit_range(values, "a colour"), 3).tolist()
     except ValueError as error:
-        line = f"{keyword} {entry.lines[keyword]}"
+        line = f"Kd {entry.lines['kd']}"
         file.fail(f"material {entry.name!r}: expected a colour of three numbers, got {line[:60]!r} ({error})")
     return red, green, blue
 

@@ -129,7 +129,7 @@ def test_broken_obj_files(tmp_path: Path, text: str, message: str) -> None:
         ("map_Kd", "got 'no file'"),
         ("decal text.png", "base colours without decal"),
         ("map_d text.png", "map_d to be the alpha of map_Kd None, got 'text.png'; convert it to GLB"),
-        ("Kd spectral a.rfl", "a colour of three numbers, got 'kd spectral a.rfl'"),
+        ("Kd spectral a.rfl", "a colour of three numbers, got 'Kd spectral a.rfl'"),
         ("Kd 0 300 0", "a colour from 0 to 300 where 0 to 1 or 0 to 255 was expected"),
         ("d 12", "expected d of 0 to 1 in .*a.mtl, got '12'"),
         ("map_Kd text.png", r"text.png: expected an image \(PNG, JPEG, WEBP or BMP\), got UnidentifiedImageError"),

@@ -215,6 +215,10 @@ def test_emission_in_place_of_black(tmp_path: Path) -> None:
     assert_close(torch.tensor(skin(mesh).base_colour_linear[:3]), COLOUR)
     lit = load(tmp_path, {"a.mtl": MTL + "Ke 0 1 0\n"})
     assert_close(torch.tensor(skin(lit).base_colour_linear[:3]), COLOUR)
+    for line in ("Ke 50 50 50", "Ke spectral x.rfl"):  # of a lamp, which its base colour does not depend on
+        assert_close(torch.tensor(skin(load(tmp_path, {"a.mtl": f"{MTL}{line}\n"})).base_colour_linear[:3]), COLOUR)
+    bright = load(tmp_path, {"a.mtl": "newmtl skin\nKd 0 0 0\nKe 9 0 0\n"})
+    assert skin(bright).base_colour_linear == (1, 0, 0, 1)
 
 
 def test_what_is_not_shown_is_told(tmp_path: Path) -> None:
