@@ -47,10 +47,12 @@ def _turned(
     origin, one, other = (corners[triangles[several, corner]] for corner in range(3))
     with np.errstate(all="ignore"):  # numbers out of range are refused among the vertices
         area = np.cross(one - origin, other - origin)
-        total = np.stack([np.bincount(polygon[several], area[:, axis], len(count)) for axis in range(3)], axis=1)
+        sums = [np.bincount(polygon[several], area[:, axis], len(count)) for axis in range(3)]
+        total = np.stack(sums, axis=1, dtype=np.float64)
         along = (area * total[polygon[several]]).sum(axis=1)
         turned = along < -_ROUNDING * (total**2).sum(axis=1)[polygon[several]]
-    return total, np.unique(polygon[several[turned]])
+    of_turned: NDArray[np.int64] = np.unique(polygon[several[turned]])
+    return total, of_turned
 
 
 def _in_plane(points: NDArray[np.float64], area: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ class ViewConv(nn.Conv3d):
         """[B, C', V, h, w] of [B, C, V, h, w]."""
         batch, channels, views, height, width = input.shape
         flat = input.reshape(batch, channels, views, height * width)
+        assert not isinstance(self.padding, str)
         mixed = functional.conv2d(flat, self.weight[..., 0], self.bias, padding=(self.padding[0], 0))
         return mixed.view(batch, -1, views, height, width)
 
