@@ -25,7 +25,8 @@ class SamplerSettings:
         guidance_shape: over the views: `triangle`, or `published` (linear in the index).
         condition_noise: level of the noise added to the input image's latent.
         seed: of the noise; an object's noise follows from it and the object's name alone.
-        feedback_every: the recursive variant reconstructs at every n-th step and keeps the feedback between.
+        feedback_every: the recursive variant reconstructs at every n-th step and keeps the feedback between; 0 = it
+            samples without feedback, to tell what the feedback does from what the training did.
     """
 
     num_steps: int = 25

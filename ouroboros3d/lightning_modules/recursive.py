@@ -46,9 +46,9 @@ class Recursive(ImageTo3D):
     ) -> None:
         self.coordinate_map = coordinate_map  # first: base weights are checked against it
         super().__init__(**base)
-        if not 0 <= feedback_probability <= 1 or self.sampler.feedback_every < 1:
+        if not 0 <= feedback_probability <= 1 or self.sampler.feedback_every < 0:
             raise ValueError(
-                "feedback_probability, sampler.feedback_every: expected a probability and a count >= 1, got "
+                "feedback_probability, sampler.feedback_every: expected a probability and a count >= 0, got "
                 f"{feedback_probability}, {self.sampler.feedback_every}."
             )
         if not 0 <= true_maps <= 1:
@@ -101,10 +101,10 @@ class Recursive(ImageTo3D):
     def after_estimate(self, cameras: Cameras, background: Tensor, size: tuple[int, int]) -> AfterEstimate:
         """Reconstruct the estimate at its noise level and hand its maps to the next step."""
         kept: list[Feedback | None] = [None]
+        feedback_steps = self.feedback_steps()
 
         def hook(index: int, sigma: Tensor, estimate: Estimate) -> tuple[Tensor, Feedback | None]:
-            last = index == self.sampler.num_steps - 1
-            if self.unet.feedback_maps and index % self.sampler.feedback_every == 0 and not last:
+            if index in feedback_steps:
                 gaussians = self.reconstruct_latents(estimate.z0, cameras, sigma)
                 maps = self.feedback(self.render(gaussians, cameras, size, background), cameras)
                 kept[0] = self.unet.adapt(maps)  # once for all steps that keep them, and for both guidance branches
@@ -118,9 +118,12 @@ class Recursive(ImageTo3D):
 
     def sampling_protocol(self) -> dict[str, Any]:
         """The steps whose estimates become feedback."""
-        last = self.sampler.num_steps - 1
-        steps = list(range(0, last, self.sampler.feedback_every)) if self.unet.feedback_maps else []
-        return {**super().sampling_protocol(), "feedback_steps": steps}
+        return {**super().sampling_protocol(), "feedback_steps": list(self.feedback_steps())}
+
+    def feedback_steps(self) -> range:
+        """The sampler's steps whose estimates become feedback; nothing follows the last one."""
+        every = self.sampler.feedback_every
+        return range(0, self.sampler.num_steps - 1, every) if self.unet.feedback_maps and every else range(0)
 
     def feedback(self, rendering: Rendering, cameras: Cameras) -> dict[str, Tensor]:
         """The maps [B, V, 3, H, W] in [0, 1] that the network wants, of a rendering whose first views are cameras'."""

@@ -6,6 +6,7 @@ from tiny_variants import parts, two_objects
 
 from ouroboros3d.diffusion.preconditioning import diffusion_loss
 from ouroboros3d.diffusion.sampling import karras_sigmas
+from ouroboros3d.lightning_modules.generation import SamplerSettings
 from ouroboros3d.lightning_modules.recursive import Recursive
 from ouroboros3d.lightning_modules.seeding import seeded
 
@@ -63,6 +64,19 @@ def test_estimates_of_the_level_before_have_the_same_objects_and_noise():
     same, other = diffusion(recursive(), coin=0.0), diffusion(module, coin=0.0)
     assert float(same) != float(other)
     assert torch.equal(diffusion(recursive(), coin=0.9), diffusion(module, coin=0.9))  # tails have no estimate before
+
+
+def test_feedback_switched_off_samples_as_the_same_weights_without_adapters():
+    def views(module: Recursive) -> torch.Tensor:
+        batch = two_objects()
+        return module.eval().generate(batch.input_images_01, batch.cameras, batch.background, batch.uids).views_01
+
+    off, on = (recursive(sampler=SamplerSettings(4, sigma_max=80.0, feedback_every=every)) for every in (0, 1))
+    without = Recursive(**{**parts(), "sampler": off.sampler})
+    assert torch.equal(views(off), views(without))
+    assert not torch.equal(views(off), views(on))
+    assert off.sampling_protocol()["feedback_steps"] == []
+    assert on.sampling_protocol()["feedback_steps"] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("option", "value"), [("true_maps", -0.1), ("true_maps", 1.5)])

@@ -281,7 +281,7 @@ def test_the_projection_is_the_formula(batch: MultiviewBatch, per_branch: bool, 
         lambda: InferenceCombined(train_on_estimates=True, **parts()),
         lambda: staged(train=()),
         lambda: recursive(feedback_probability=2.0),
-        lambda: recursive(sampler=SamplerSettings(feedback_every=0)),
+        lambda: recursive(sampler=SamplerSettings(feedback_every=-1)),
         lambda: staged(base_weights="/nowhere.safetensors"),
     ],
 )
