@@ -306,7 +306,7 @@ def test_the_card_takes_results_of_this_checkpoint_only_and_licences_of_its_orig
     tested = sha256_of(loaded.checkpoint)
     results = {
         **{"method": "Staged", "steps": 5, "seed": 0, "objects": 2, "split": "test"},
-        **{"guidance_min": 1.0, "guidance_max": 3.0, "guidance_shape": "triangle"},
+        **{"guidance_min": 1.0, "guidance_max": 2.0, "guidance_shape": "triangle"},
         **{"projection_steps": [], "feedback_steps": [], "blend": None},
         **{"dataset": str(here / "tree"), "mean": {"novel_psnr_foreground": 12.345}},
     }

@@ -26,10 +26,6 @@ ROOT = Path(__file__).parents[1]
 FIT = ["fit", f"--config={ROOT / 'ablations' / 'recursive.yaml'}", f"--config={ROOT / 'tests' / 'tiny.yaml'}"]
 QUIET = ["--trainer.enable_model_summary=false"]
 NO_VALIDATION = "--trainer.limit_val_batches=0"
-EMA = [
-    "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging",
-    "--trainer.callbacks.decay=0.5",
-]
 
 
 def last(run: Path) -> dict[str, Any]:
@@ -154,7 +150,6 @@ STEPS = [
     "--trainer.max_steps=5",
     "--trainer.val_check_interval=4",
     "--model.init_args.sampler.num_steps=2",
-    *EMA,
 ]
 
 

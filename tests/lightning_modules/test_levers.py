@@ -231,8 +231,6 @@ def test_a_lora_run_with_averaged_weights_resumes_exactly_and_is_tested(here: Pa
         "--model.init_args.unet.init_args.trainable=lora",
         "--model.optimizer.init_args.fused=true",
         "--trainer.precision=bf16-mixed",
-        "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging",
-        "--trainer.callbacks.decay=0.5",
         "--trainer.limit_val_batches=0",
     ]
     main([*RECURSIVE, *levers, "--version=whole", "--trainer.max_steps=3"])
