@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras, crop_intrinsics
 from ouroboros3d.datamodules.augmentation import ObjectAugmentation
-from ouroboros3d.datamodules.quarantine import Quarantine
-from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
+from ouroboros3d.datamodules.readers.posed import PosedObject
 from ouroboros3d.datamodules.readers.stored import SampleError
+from ouroboros3d.datamodules.sources import Source
 from ouroboros3d.datamodules.splits import hashed_integer, hashed_uniform
 from ouroboros3d.datamodules.true_geometry import TrueGeometry
 from ouroboros3d.surface import Surface
@@ -29,8 +29,6 @@ Background = Literal["white", "grey", "black", "random"]
 ViewSelection = Literal["uniform", "published"]
 # Of an orbit of 16, rolled so that it begins with the input (Costwen/Ouroboros3D): the last step is a short one.
 PUBLISHED_ORBIT, PUBLISHED_VIEWS = 16, (0, 2, 4, 6, 8, 10, 12, 15)
-# Objects whose cameras are remembered: some kilobytes each.
-_OPEN_OBJECTS = 4096
 _GO_ON = "the same command, or fit --resume RUN, goes on without it, and check-data finds all such objects at once."
 _LEVELS: dict[Background, float] = {"white": 1.0, "grey": 0.5, "black": 0.0, "random": 1.0}
 
@@ -73,16 +71,15 @@ class ObjectViews:
     Images that are not square are padded with transparency, so that pixels stay square.
 
     Args:
-        reader: of the posed renders.
+        source: of the objects.
         image_size: height and width in pixels.
         memory_limit_mb: MiB of decoded views to keep, over all loading processes.
     """
 
-    def __init__(self, reader: PosedReader, image_size: int, memory_limit_mb: int) -> None:
-        self.reader = reader
+    def __init__(self, source: Source, image_size: int, memory_limit_mb: int) -> None:
+        self.source = source
         self.image_size = image_size
         self._limit = memory_limit_mb * 2**20
-        self._objects: dict[str, PosedObject] = {}
         self._kept: dict[tuple[str, int], Tensor] = {}
 
     def object(self, uid: str) -> PosedObject:
@@ -91,11 +88,7 @@ class ObjectViews:
         Raises:
             SampleError: a view or camera is missing or makes no sense.
         """
-        if uid not in self._objects:
-            if len(self._objects) >= _OPEN_OBJECTS:
-                self._objects.clear()
-            self._objects[uid] = self.reader.read(uid)
-        return self._objects[uid]
+        return self.source.object(uid)
 
     def rgba(self, uid: str, views: Sequence[int]) -> Tensor:
         """Views [len(views), image_size, image_size, 4] of an object, uint8 with straight alpha.
@@ -187,8 +180,8 @@ class MultiviewDataset(Dataset[Sample]):
     Indexed by `Draw` (training: random ring, input view, novel views, background) or by an integer (the one fixed
     sample of that object, whatever the seed).
 
-    No object takes another's place. One that cannot be read is listed in the quarantine: a fixed sample of it is left
-    out, a draw of it ends the training, which goes on without it when it is resumed.
+    No object takes another's place. One that cannot be read is listed by its source: a fixed sample of it is left out,
+    a draw of it ends the training, which goes on without it when it is resumed.
 
     Args:
         views: the decoded views.
@@ -200,7 +193,6 @@ class MultiviewDataset(Dataset[Sample]):
         surface_points: points of the true surface in fixed samples; 0 = no true geometry.
         view_selection: `uniform` takes views that are evenly spread from the input on; `published` takes those of the
             published loader.
-        quarantine: where objects are listed that cannot be read; None for the rendered cache, which is made again.
         augmentation: of random samples; fixed ones show the objects as they are.
     """
 
@@ -214,7 +206,6 @@ class MultiviewDataset(Dataset[Sample]):
         seed: int,
         surface_points: int = 0,
         view_selection: ViewSelection = "uniform",
-        quarantine: Quarantine | None = None,
         augmentation: ObjectAugmentation = ObjectAugmentation(),  # noqa: B008 - frozen
     ) -> None:
         self.views = views
@@ -225,7 +216,6 @@ class MultiviewDataset(Dataset[Sample]):
         self.seed = seed
         self.surface_points = surface_points
         self.view_selection = view_selection
-        self.quarantine = quarantine
         self.augmentation = augmentation
 
     def __len__(self) -> int:
@@ -239,7 +229,7 @@ class MultiviewDataset(Dataset[Sample]):
             the sample, or in a worker process the error: raised there, it would arrive as the text of a traceback.
 
         Raises:
-            SampleError: a view is missing or unreadable, and it is drawn, or there is no quarantine or no tree.
+            SampleError: a view is missing or unreadable, and it is drawn, or the source lists nothing.
             ValueError: the object has too few views.
             OSError: the machine, not the object, is to blame.
         """
@@ -255,16 +245,9 @@ class MultiviewDataset(Dataset[Sample]):
         try:
             return self._random(uid, key) if isinstance(key, Draw) else self._fixed(uid)
         except SampleError as error:
-            root = self.views.reader.root
-            if self.quarantine is None:
-                raise SampleError(
-                    f"{error} Remove {root / uid}-*: the same command renders the object again."
-                ) from error
-            if not root.is_dir():  # a disk is away: no object is to blame
-                raise
-            self.quarantine.add(uid, str(error))
+            listed = self.views.source.list_unreadable(uid, error)
             if isinstance(key, Draw):
-                raise SampleError(f"{error} It is listed in {self.quarantine.path}: {_GO_ON}") from error
+                raise SampleError(f"{error} It is listed in {listed}: {_GO_ON}") from error
             return None
 
     def _random(self, uid: str, draw: Draw) -> Sample:
@@ -290,7 +273,7 @@ class MultiviewDataset(Dataset[Sample]):
         targets = sorted(others, key=lambda view: hashed_uniform("target", uid, view))[: self.num_target_views]
         geometry = None
         if self.surface_points:
-            whole = self.views.reader.true_geometry(uid, self.surface_points)
+            whole = self.views.source.true_geometry(uid, self.surface_points)
             geometry = replace(whole, coordinates=whole.coordinates[generated])
         chosen = generated + targets
         return Sample(uid, self.views.rgba(uid, chosen), cameras[chosen], solid_colour(self.background), geometry)

@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.datamodules.augmentation import ObjectAugmentation
 from ouroboros3d.datamodules.datasets import (
-    PUBLISHED_ORBIT,
     PUBLISHED_VIEWS,
     Background,
     DrawSampler,
@@ -28,18 +26,15 @@ from ouroboros3d.datamodules.datasets import (
 )
 from ouroboros3d.datamodules.objaverse_download import download_root, fetch_lists, fetch_objects
 from ouroboros3d.datamodules.orbits import OrbitRig
-from ouroboros3d.datamodules.quarantine import Quarantine, say_left_out
+from ouroboros3d.datamodules.posed_renders import PosedRenders
 from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
-from ouroboros3d.datamodules.readers.meshes import Asset, MeshFile, MeshReader
-from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
+from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.readers.posed import PosedReader
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.readers.tree import read_uids
-from ouroboros3d.datamodules.render_cache import RenderCache
-from ouroboros3d.datamodules.render_folder import rendered_here
+from ouroboros3d.datamodules.rendered_meshes import RenderedMeshes
+from ouroboros3d.datamodules.sources import Source
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
 from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED
-from ouroboros3d.datamodules.verdicts import check_command, read_verdict, refusal
 from ouroboros3d.files import default_cache_dir, uncollected
 
 log = logging.getLogger(__name__)
@@ -202,76 +197,57 @@ class ObjaverseDataModule(LightningDataModule):
         self.seed = seed
         self.skipped: frozenset[str] = frozenset()
         self._asked_for: list[str] = []
-        self._unrendered: dict[str, str] = {}
-        self._quarantine: Quarantine | None = None
         self._left_out: dict[str, str] = {}  # as of the beginning of the run
-        self._data_sha256 = ""
         self._geometry = 0
         self._views: ObjectViews | None = None
         self._datasets: dict[Split, MultiviewDataset] = {}
         if not download:  # a wrong tree is known before a model is made
-            _ = self.tree
+            _ = self.source
 
     @cached_property
-    def tree(self) -> MeshReader | PosedReader:
-        """The reader of `root`; with `download`, after `prepare_data`.
+    def source(self) -> Source:
+        """The objects of `root`; with `download`, after the lists were fetched.
 
         Raises:
             ValueError: a tree of no known format, or views that no sample can be made of.
         """
+        if self.view_selection == "published" and self.num_views != len(PUBLISHED_VIEWS):
+            raise ValueError(
+                f"view_selection: published takes {len(PUBLISHED_VIEWS)} views, got num_views {self.num_views}."
+            )
         tree = open_tree(self.root, self.reader, self.views_per_object, self.assume_rig)
-        self._check_views(tree)
-        return tree
-
-    def _check_views(self, tree: MeshReader | PosedReader) -> None:
-        """Whether the views of a sample can be had; what posed renders hold is known only when they are read."""
-        frames, views, targets = self.rig.views, self.num_views, self.num_target_views
-        published = self.view_selection == "published"
-        if published and views != len(PUBLISHED_VIEWS):
-            raise ValueError(f"view_selection: published takes {len(PUBLISHED_VIEWS)} views, got num_views {views}.")
         if isinstance(tree, PosedReader):
-            return
-        if published and frames != PUBLISHED_ORBIT:
-            raise ValueError(
-                f"view_selection: published takes its views of orbits of {PUBLISHED_ORBIT}, got orbit_views {frames}."
-            )
-        divisors = [count for count in range(1, frames + 1) if frames % count == 0]
-        if views not in divisors:
-            raise ValueError(
-                f"num_views: expected a divisor of the orbit's {frames} views, got {views}; try one of {divisors}, or "
-                "another orbit_views."
-            )
-        spare = self.rig.orbits * frames - views
-        if targets > spare:
-            raise ValueError(
-                f"num_target_views: expected 0 to {spare} ({self.rig.orbits} orbits of {frames} views less {views}), "
-                f"got {targets}; raise orbits or orbit_views."
-            )
+            return PosedRenders(tree, self.cache_dir, self.retry_failed)
+        rendering = (self.rig, self.render_workers, self.render_timeout_s, self.retry_failed)
+        meshes = RenderedMeshes(tree, self.cache_dir, *rendering)
+        meshes.check_views(self.num_views, self.num_target_views, self.view_selection)
+        return meshes
 
     def objects(self) -> dict[Split, list[str]]:
-        """The uids of the selected objects of each split, sorted, whether they can be rendered or not.
+        """The names of the selected objects of each split, sorted, whether they can be rendered or not.
 
         Raises:
             ValueError: an unknown category or uid, a broken list, or nothing left.
         """
-        chosen = self.tree.select_uids(self.categories, read_uids("uids", self.uids))
-        listed = self.tree.listed_splits()
+        chosen = self.source.select(self.categories, read_uids("uids", self.uids))
+        listed = self.source.listed_splits()
         of_split: dict[Split, list[str]] = {split: [] for split in SPLITS}
         skipped = self._named_to_skip
-        for uid in chosen:
-            if uid not in skipped:
-                of_split[listed.get(uid) or split_of(uid, *self.fractions)].append(uid)
-        return {split: uids[: self.max_objects] for split, uids in of_split.items()}
+        for name in chosen:
+            uid = self.source.uid(name)
+            if name not in skipped and uid not in skipped:
+                of_split[listed.get(uid) or split_of(uid, *self.fractions)].append(name)
+        return {split: names[: self.max_objects] for split, names in of_split.items()}
 
     @cached_property
     def _named_to_skip(self) -> frozenset[str]:
         named = frozenset(read_uids("skip_uids", self.skip_uids) or ())
-        if unknown := sorted(named.difference(self.tree.uids)):
+        if unknown := sorted(named.difference(self.source.known) if named else ()):
             log.warning(
                 "skip_uids: %d of %d names are no objects of %s: %s%s",
                 len(unknown),
                 len(named),
-                self.tree.root,
+                self.source.where,
                 ", ".join(map(repr, unknown[:3])),
                 " ..." if len(unknown) > 3 else "",
             )
@@ -283,42 +259,22 @@ class ObjaverseDataModule(LightningDataModule):
         Raises:
             ValueError: as `objects`.
         """
-        if not isinstance(self.tree, MeshReader):
-            return {split: [] for split in SPLITS}
-        return {split: self.tree.assets(uids) for split, uids in self.objects().items()}
+        return {split: self.source.assets(names) for split, names in self.objects().items()}
 
     def prepare_data(self) -> None:
         """Download and render the meshes that are not there yet, with progress bars; posed renders need neither."""
         if self.download:
             fetch_lists()
             fetch_objects([asset for members in self.assets().values() for asset in members])
-        if isinstance(self.tree, PosedReader):
-            if self.retry_failed:
-                Quarantine.of(self.tree, self.cache_dir).retry(self.tree)
-            return
-        files = {split: self.tree.files(uids) for split, uids in self.objects().items()}
-        self._render([file for members in files.values() for file in members])
-        if surface_points := self._surface_points(self.test_split):
-            rendered = RenderCache(self.cache_dir, self.rig).complete(files[self.test_split])
-            self._render(rendered, surface_points)
+        objects = self.objects()
+        everything = [name for names in objects.values() for name in names]
+        self.source.prepare(everything, objects[self.test_split], self._surface_points)
 
-    def _render(self, files: list[MeshFile], surface_points: int = 0) -> None:
-        """Render those that are not in the cache yet; only of these all that the tree knows is read."""
-        assert isinstance(self.tree, MeshReader)
-        cache = RenderCache(self.cache_dir, self.rig)
-        missing = cache.missing(files, retry_failed=self.retry_failed, surface_points=surface_points)
-        cache.render(
-            self.tree.assets([file.uid for file in missing]),
-            workers=self.render_workers,
-            timeout_s=self.render_timeout_s,
-            retry_failed=self.retry_failed,
-            surface_points=surface_points,
-        )
-
-    def _surface_points(self, split: Split) -> int:
-        """Points of true surface that a split's objects need: only `test` measures geometry and waits for it."""
+    @property
+    def _surface_points(self) -> int:
+        """Points of true surface that the tested objects need: only `test` measures geometry and waits for it."""
         testing = self.trainer is not None and self.trainer.state.fn == "test"
-        return self.surface_points if testing and split == self.test_split else 0
+        return self.surface_points if testing else 0
 
     @uncollected()
     def setup(self, stage: str) -> None:
@@ -328,39 +284,29 @@ class ObjaverseDataModule(LightningDataModule):
             ValueError: the stage needs a split that has no usable object, or `prepare_data` has not run.
         """
         needed: Split = {"fit": "train", "validate": "val"}.get(stage, self.test_split)  # type: ignore[assignment]
-        if isinstance(self.tree, PosedReader):
-            reader, asked_for = self.tree, self.objects()
-            self._views = self._views or ObjectViews(reader, self.rig.image_size, self.memory_limit_mb)
-            self._quarantine = Quarantine.of(reader, self.cache_dir)
-            usable = self._readable(asked_for, stage)
-            listed = self._quarantine.path
-            self._geometry = self._stored_points(reader, usable[self.test_split])
-            if stage == "fit" and not self.ignore_check:
-                self._refuse_failed_check(reader, {uid for uids in usable.values() for uid in uids})
-        else:
-            asked_for = self.objects()
-            cache = RenderCache(self.cache_dir, self.rig)
-            self._views = self._views or ObjectViews(
-                Ouroboros3DReader(cache.folder), self.rig.image_size, self.memory_limit_mb
-            )
-            files = {split: self.tree.files(uids) for split, uids in asked_for.items()}
-            # Of all splits at once, so that the cache is listed once.
-            rendered = {file.uid for file in cache.complete([file for members in files.values() for file in members])}
-            usable = {split: self._usable(cache, split, members, rendered) for split, members in files.items()}
-            listed = cache.folder / "failures.jsonl"
-            if stage != "fit":  # the protocol of a test needs it
-                self._data_sha256 = cache.assets_sha256(asked_for[needed])
-            self._geometry = self._surface_points(self.test_split)
+        asked_for = self.objects()
+        tested = self.test_split if stage in ("test", "predict") else None
+        left_out = self.source.left_out(asked_for, tested, self._surface_points)
+        # On all processes the same.
+        self._left_out = left_out if self.trainer is None else self.trainer.strategy.broadcast(left_out)
+        usable = {split: [name for name in names if name not in self._left_out] for split, names in asked_for.items()}
+        self._geometry = self._surface_points
+        if self._geometry and usable[self.test_split]:
+            self._geometry = self.source.true_points(usable[self.test_split], self._geometry, self.rig.image_size)
+        if stage == "fit" and not self.ignore_check:
+            self.source.refuse_failed_check({name for names in usable.values() for name in names})
         # Of all that were asked for, so that an object that fails here and not there is a missing value, no more.
         self._asked_for = asked_for[needed]
         if not usable[needed]:
             found = ", ".join(f"{len(usable[split])} {split}" for split in SPLITS)
-            left_out = sum(len(asked_for[split]) - len(usable[split]) for split in SPLITS)
-            broken = f" and {left_out} broken ones ({listed})" if left_out else ""
+            reason = next(iter(self._left_out.values()), "")
+            broken = f" and {len(self._left_out)} broken ones ({reason})" if reason else ""
             raise ValueError(
-                f"{stage}: expected at least one {needed} object in {self.root}, got {found} after filtering{broken}; "
-                "select more objects, other fractions" + ("." if stage == "fit" else ", or another test_split.")
+                f"{stage}: expected at least one {needed} object in {self.source.where}, got {found} after "
+                f"filtering{broken}; select more objects, other fractions"
+                + ("." if stage == "fit" else ", or another test_split.")
             )
+        self._views = self._views or ObjectViews(self.source, self.rig.image_size, self.memory_limit_mb)
         self._datasets = {
             split: MultiviewDataset(
                 self._views,
@@ -371,74 +317,15 @@ class ObjaverseDataModule(LightningDataModule):
                 self.seed,
                 self._geometry if split == self.test_split else 0,
                 self.view_selection,
-                self._quarantine,
                 self.augmentation,
             )
             for split, uids in usable.items()
         }
 
-    def _readable(self, asked_for: dict[Split, list[str]], stage: str) -> dict[Split, list[str]]:
-        """The objects of a tree of renders that are not listed as unreadable, on all processes the same."""
-        assert self._views is not None
-        assert self._quarantine is not None
-        listed = self._quarantine.read()
-        if stage in ("test", "predict"):  # the test's protocol names all cameras: what has none is known before
-            for uid in asked_for[self.test_split]:
-                if uid not in listed:
-                    try:
-                        self._views.object(uid)
-                    except SampleError as error:
-                        self._quarantine.add(uid, str(error))
-                        listed[uid] = str(error)
-        self._left_out = listed if self.trainer is None else self.trainer.strategy.broadcast(listed)
-        for split, uids in asked_for.items():
-            failures = [self._left_out[uid] for uid in uids if uid in self._left_out]
-            say_left_out(split, len(uids), failures, "read", self._quarantine.path)
-        return {split: [uid for uid in uids if uid not in self._left_out] for split, uids in asked_for.items()}
-
-    def _refuse_failed_check(self, tree: PosedReader, used: set[str]) -> None:
-        """What check-data found counts here: wrong cameras would cost a training, and show in its numbers only."""
-        verdict = read_verdict(tree, self.cache_dir)
-        if verdict is None:
-            if not rendered_here(tree.root):
-                log.warning("%s: cameras were never checked; run %s", tree.root, check_command(tree, self.cache_dir))
-        elif reason := refusal(verdict, tree, self.cache_dir, used):
-            raise ValueError(reason)
-
-    def _stored_points(self, tree: PosedReader, uids: list[str]) -> int:
-        """Points of the true surface that a tree of renders carries for all of the objects, else 0."""
-        points = self._surface_points(self.test_split)
-        if not points or not uids:
-            return points
-        stored = all(tree.has_true_geometry(uid, points) for uid in uids)
-        if stored and tree.read(uids[0]).size == (self.rig.image_size, self.rig.image_size):
-            return points
-        log.info("%s carries no true surfaces at this size: geometry is not measured, images are.", self.root)
-        return 0
-
-    def _usable(self, cache: RenderCache, split: Split, files: list[MeshFile], rendered: set[str]) -> list[str]:
-        surface_points = self._surface_points(split)
-        if surface_points:
-            rendered = {uid for uid in rendered if cache.holds(uid, surface_points)}
-        complete = [file.uid for file in files if file.uid in rendered]
-        left_out = [file for file in files if file.uid not in rendered] if len(complete) < len(files) else []
-        failures = cache.failures(left_out, surface_points)
-        unknown = [file.uid for file in left_out if file.uid not in failures]
-        if unknown:
-            raise ValueError(
-                f"{cache.folder}: expected rendered views of {len(files)} {split} objects, {len(unknown)} are missing "
-                f"({', '.join(unknown[:3])}, ...); call prepare_data() first."
-            )
-        if split == self.test_split:
-            self._unrendered = {uid: f"{entry.stage}: {entry.error}" for uid, entry in failures.items()}
-        reasons = [f"{uid}: {entry.stage}, {entry.error}" for uid, entry in failures.items()]
-        say_left_out(split, len(files), reasons, "rendered", cache.folder / "failures.jsonl")
-        return complete
-
     @property
     def failed(self) -> dict[str, str]:
         """Of the objects that `test` or `predict` was asked for, those that cannot be rendered or read, and why."""
-        known = self._unrendered if self._quarantine is None else self._quarantine.read()
+        known = self._left_out | self.source.unreadable(self._asked_for)
         return {uid: known[uid] for uid in self._asked_for if uid in known}
 
     def train_dataloader(self) -> ResumableLoader:
@@ -465,50 +352,24 @@ class ObjaverseDataModule(LightningDataModule):
 
     def test_protocol(self) -> dict[str, Any]:
         """What a test on this data is measured under, by the names of FORMATS 4.2; after `setup`."""
-        posed = isinstance(self.tree, PosedReader)
+        seen = self.source.protocol(self._asked_for, self._left_out)
         return {
             "dataset": "bundled" if self.root == BUNDLED else str(self.root),
-            "data_sha256": self._data_sha256,
+            "data_sha256": seen["data_sha256"],
             "split": self.test_split,
             "split_sha256": hashlib.sha256("\n".join(self._asked_for).encode()).hexdigest(),
             "resolution": self.rig.image_size,
             "background": "white" if self.background == "random" else self.background,  # what fixed views are on
-            "fov_deg": self.rig.fov_deg,
-            "radius": self.rig.radius,
-            "elevation_deg": list(self.rig.elevation_deg),
+            "fov_deg": seen["fov_deg"],
+            "radius": seen["radius"],
+            "elevation_deg": seen["elevation_deg"],
             "views": self.num_views,
             "target_views": self.num_target_views,
             "view_selection": self.view_selection,
-            "resize_filter": "none",  # views are rendered at this size
+            "resize_filter": seen["resize_filter"],
             "num_points": self._geometry,
             "sampling_seed": SAMPLING_SEED,
-            **(self._posed_protocol() if posed else {}),
             **({} if self.input_radius is None else {"input_radius": self.input_radius}),
-        }
-
-    def _posed_protocol(self) -> dict[str, Any]:
-        """What a tree of renders says itself: its cameras over all tested objects, and a hash of them and the files."""
-        assert self._views is not None
-        digest = hashlib.sha256(f"{self.tree.name}\n".encode())
-        found = []
-        for uid in self._asked_for:
-            if uid in self._left_out:
-                digest.update(f"{uid} cannot be read".encode())
-            else:
-                found.append(self._views.object(uid))
-        for item in found:
-            digest.update(item.uid.encode())
-            digest.update(item.cameras.c2w_opencv.numpy().tobytes() + item.cameras.intrinsics_norm.numpy().tobytes())
-            digest.update(",".join(str(image.size) for image in item.images).encode())
-        centres = torch.cat([item.cameras.centres for item in found])
-        focal = torch.cat([item.cameras.intrinsics_norm[:, 0, 0] for item in found])
-        radius = centres.norm(dim=-1)
-        return {
-            "data_sha256": digest.hexdigest(),
-            "fov_deg": _range(torch.rad2deg(2 * torch.atan(0.5 / focal))),
-            "radius": _range(radius),
-            "elevation_deg": _range(torch.rad2deg(torch.asin(centres[:, 1] / radius))),
-            "resize_filter": "hamming",
         }
 
     def test_dataloader(self) -> DataLoader[Sample]:
@@ -534,8 +395,3 @@ class ObjaverseDataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=partial(collate, num_views=self.num_views, input_radius=self.input_radius),
         )
-
-
-def _range(values: Tensor) -> list[float]:
-    """Lowest and highest of values, to three decimals."""
-    return [round(values.min().item(), 3), round(values.max().item(), 3)]

@@ -68,6 +68,7 @@ class Quarantine:
 
     def retry(self, tree: PosedReader) -> None:
         """Forget the objects all of whose views can be read by now."""
+        self._added.clear()
         reasons = {uid: _reason(tree, uid) for uid in self.read()}
         if reasons:
             # What others list meanwhile is lost here, and found again when it is read.

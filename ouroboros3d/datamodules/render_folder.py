@@ -56,7 +56,8 @@ class Located(Protocol):
 _File = TypeVar("_File", bound=Located)
 
 
-_SELDOM = ("doubt", "notes")
+_REMARKABLE = ("doubt", "notes")
+_SELDOM = (*_REMARKABLE, "own_uid")
 
 
 class Entry(NamedTuple):
@@ -72,6 +73,7 @@ class Entry(NamedTuple):
         surface_points: of the true geometry that was to be written too; 0 = views alone.
         doubt: why a rendered object should be looked at before anyone trains on it; empty for no reason.
         notes: what a rendered object's file says beside what is shown.
+        own_uid: what the object is called in its tree, where `uid` is a name among several trees.
     """
 
     uid: str
@@ -83,9 +85,10 @@ class Entry(NamedTuple):
     surface_points: int = 0
     doubt: str = ""
     notes: tuple[str, ...] = ()
+    own_uid: str = ""
 
     def to_json(self) -> str:
-        """The line; without doubt and notes where there are none, as nearly everywhere."""
+        """The line; without doubt, notes and another uid where there are none, as nearly everywhere."""
         return json.dumps({name: value for name, value in self._asdict().items() if value or name not in _SELDOM})
 
 
@@ -135,8 +138,13 @@ class EntryList(Mapping[str, Entry]):
 
     def remarkable(self) -> list[Entry]:
         """Those with a doubt or notes."""
-        uids = [uid for uid, line in self._lines.items() if any(f'"{name}": ' in line for name in _SELDOM)]
+        uids = [uid for uid, line in self._lines.items() if any(f'"{name}": ' in line for name in _REMARKABLE)]
         return [self[uid] for uid in uids if uid in self]
+
+    def own_uids(self) -> dict[str, str]:
+        """What the objects are called in their trees that have another name here."""
+        uids = [uid for uid, line in self._lines.items() if '"own_uid": ' in line]
+        return {uid: self[uid].own_uid for uid in uids if uid in self}
 
     def of(self, files: Sequence[_File]) -> list[_File]:
         """Those of the objects that have an entry of their mesh file as it is now."""
@@ -347,7 +355,8 @@ class RenderFolder:
         here = [folder for folder in self.orbit_folders(asset.uid) if folder.exists()]
         stale = [folder for folder in here if _rendered_from(folder) != sha256]
         if not stale and self.holds(asset.uid, surface_points):
-            self._append("index.jsonl", Entry(asset.uid, sha256, stat.st_size, stat.st_mtime_ns))
+            entry = Entry(asset.uid, sha256, stat.st_size, stat.st_mtime_ns, own_uid=asset.own_uid)
+            self._append("index.jsonl", entry)
             return "done"
         for folder in stale:
             remove_folder(folder)
@@ -371,7 +380,7 @@ class RenderFolder:
             raise OSError(f"cannot go on rendering into {self.folder}: {result.error}")
         entry = Entry(
             *(asset.uid, sha256, stat.st_size, stat.st_mtime_ns, result.stage, result.error, surface_points),
-            *(result.doubt, result.notes),
+            *(result.doubt, result.notes, asset.own_uid),
         )
         self._append("index.jsonl" if result.stage == "done" else "failures.jsonl", entry)
         return result.stage
@@ -402,8 +411,10 @@ class RenderFolder:
     def write_lists(self) -> None:
         """The orbits of each split (default fractions), for readers that know the folder but not the tree."""
         names: dict[Split, list[str]] = {split: [] for split in SPLITS}
-        for uid in self.read_list("index.jsonl"):
-            names[split_of(uid)] += [orbit_name(uid, orbit) for orbit in range(self.rig.orbits)]
+        index = self.read_list("index.jsonl")
+        own = index.own_uids()
+        for uid in index:
+            names[split_of(own.get(uid, uid))] += [orbit_name(uid, orbit) for orbit in range(self.rig.orbits)]
         names = {split: sorted(members) for split, members in names.items()}
         written = all((self.folder / f"{split}.txt").is_file() for split in SPLITS) and read_splits(self.folder)
         if written != names:  # complete renders may be read-only

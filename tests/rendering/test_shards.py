@@ -19,6 +19,7 @@ from ouroboros3d.cli import main
 from ouroboros3d.datamodules.datasets import DrawSampler, MultiviewDataset, ObjectViews, ResumableLoader, collate
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.posed_renders import PosedRenders
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.meshes import MeshFolderReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
@@ -133,7 +134,8 @@ def test_every_object_is_drawn_exactly_once_an_epoch(shards: Path, world_size: i
     """Five objects, which neither two nor three processes can share evenly: the next epoch begins within a step."""
 
     def drawn(rank: int) -> Iterator[str]:
-        dataset = MultiviewDataset(ObjectViews(ShardReader(shards), 32, 1), UIDS, 2, 1, "white", seed=0)
+        source = PosedRenders(ShardReader(shards), shards.parent)
+        dataset = MultiviewDataset(ObjectViews(source, 32, 1), UIDS, 2, 1, "white", seed=0)
         sampler = DrawSampler(dataset, 1, 1, 0, world_size, rank)
         loader = ResumableLoader(
             dataset, batch_size=1, sampler=sampler, num_workers=num_workers, collate_fn=partial(collate, num_views=2)

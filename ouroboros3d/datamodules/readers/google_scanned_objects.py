@@ -13,6 +13,7 @@ class GoogleScannedObjectsReader(MeshReader):
 
     name = "google_scanned_objects"
     looks_for = "<Name>/meshes/model.obj and <Name>/metadata.pbtxt"
+    z_up = True
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -26,4 +27,6 @@ class GoogleScannedObjectsReader(MeshReader):
     def assets(self, uids: list[str]) -> list[Asset]:
         """Name, file and the collection's licence."""
         source = "Google Scanned Objects"
-        return [Asset(uid, self.root / uid / _MESH, license="by", name=uid, source=source, z_up=True) for uid in uids]
+        return [
+            Asset(uid, self.root / uid / _MESH, license="by", name=uid, source=source, z_up=self.z_up) for uid in uids
+        ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import scandir
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ouroboros3d.datamodules.readers.stored import first_files, first_folders, folder_names
 from ouroboros3d.datamodules.readers.tree import TreeReader
@@ -40,6 +40,7 @@ class Asset:
         author: its maker, empty without metadata.
         source: the collection it was taken from, empty without metadata.
         z_up: whether the file's world is Z-up; +Y up otherwise, as in glTF.
+        own_uid: what the object is called in its tree, where `uid` is a name among several trees; it decides the split.
     """
 
     uid: str
@@ -50,10 +51,13 @@ class Asset:
     author: str = ""
     source: str = ""
     z_up: bool = False
+    own_uid: str = ""
 
 
 class MeshReader(TreeReader):
     """A tree of meshes, which are rendered into the cache."""
+
+    z_up: ClassVar[bool] = False  # the world of all of its files; +Y up otherwise
 
     @abstractmethod
     def assets(self, uids: list[str]) -> list[Asset]:

@@ -56,6 +56,11 @@ class TreeReader(ABC):
         """The split of the objects that the tree's own lists decide about; a hash of the uid decides for the others."""
         return {}
 
+    @property
+    def uids_by_category(self) -> dict[str, list[str]]:
+        """The tree's uids per LVIS category; empty where it is not annotated, as all but Objaverse's."""
+        return {}
+
     def select_uids(self, categories: Iterable[str] | None = None, uids: Iterable[str] | None = None) -> list[str]:
         """The objects among the uids, sorted.
 
