@@ -44,7 +44,7 @@ Train a variant. The run goes to runs/NAME/version_N: config.yaml, checkpoints/,
   --model.base_weights FILE start from other weights: a .safetensors, a checkpoint, bundled:recursive or bundled:staged,
                             which are trained and come with this package, or null for random ones
   --trainer.max_steps N     how long to train
-  --data.root DIR           an Objaverse tree instead of the bundled objects
+  --data.root DIR           a tree of meshes or renders instead of the bundled objects, or '[bundled, DIR, DIR]'
 {_OPTIONS}""",
     "validate": f"""usage: python -m ouroboros3d validate [--config FILE] [--ckpt_path FILE] [OPTIONS]
 

@@ -1,7 +1,9 @@
-"""`ObjaverseDataModule`: from a tree of meshes or of posed renders to multi-view batches."""
+"""`ObjaverseDataModule`: from trees of meshes and of posed renders to multi-view batches."""
 
 import hashlib
 import logging
+from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,11 @@ from ouroboros3d.datamodules.objaverse_download import download_root, fetch_list
 from ouroboros3d.datamodules.orbits import OrbitRig
 from ouroboros3d.datamodules.posed_renders import PosedRenders
 from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
-from ouroboros3d.datamodules.readers.meshes import Asset
+from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.rendered_meshes import RenderedMeshes
+from ouroboros3d.datamodules.several_trees import SeveralTrees
 from ouroboros3d.datamodules.sources import Source
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
 from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED
@@ -49,9 +52,10 @@ class ObjaverseDataModule(LightningDataModule):
     the input view on it, and the novel views anew each time an object is seen; validation and test views are fixed.
 
     Args:
-        root: a tree of meshes or of posed renders in a known format; null for the objects that come with the package.
+        root: a tree of meshes or of posed renders in a known format, or a list of such trees, in which `bundled` names
+            the objects that come with the package; null for these alone.
         download: fetch the chosen objects of Objaverse 1.0, and use their tree in place of `root`.
-        reader: the format of the tree; null to find out.
+        reader: the format of the tree, or of all trees; null to find out.
         views_per_object: views that each object of a tree of renders has at least; null for what its format promises.
         assume_rig: take renders without cameras for those of objaverse-rendering's defaults.
         cache_dir: where rendered views and lists of unreadable renders are kept; null for $OUROBOROS3D_CACHE or the
@@ -59,7 +63,7 @@ class ObjaverseDataModule(LightningDataModule):
         categories: use only objects of these LVIS categories.
         uids: use only these objects: a list, or a file with one uid a line or a JSON array.
         skip_uids: leave these objects out, known to be broken: given as `uids`.
-        max_objects: use at most this many objects of each split.
+        max_objects: use at most this many objects of each split, of all trees together.
         image_size: height and width in pixels.
         num_views: generated views per object, evenly spread around it, the input first; divides `orbit_views`.
         num_target_views: novel views per object that supervise and test the 3D.
@@ -96,7 +100,7 @@ class ObjaverseDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: Path | None = None,
+        root: list[Path] | Path | None = None,
         download: bool = False,
         reader: ReaderName | None = None,
         views_per_object: int | None = None,
@@ -167,7 +171,7 @@ class ObjaverseDataModule(LightningDataModule):
                 "download: expected categories, uids or max_objects, got none of them: all of Objaverse is 800,000 "
                 "objects and 9 TB."
             )
-        self.root = download_root() if download else BUNDLED if root is None else Path(root)
+        self.roots = [download_root()] if download else _roots(root)
         self.download = download
         self.reader: ReaderName | None = reader
         self.views_per_object = views_per_object
@@ -209,17 +213,21 @@ class ObjaverseDataModule(LightningDataModule):
         """The objects of `root`; with `download`, after the lists were fetched.
 
         Raises:
-            ValueError: a tree of no known format, or views that no sample can be made of.
+            ValueError: a tree of no known format, views that no sample can be made of, or objects of several trees that
+                cannot be told apart.
         """
         if self.view_selection == "published" and self.num_views != len(PUBLISHED_VIEWS):
             raise ValueError(
                 f"view_selection: published takes {len(PUBLISHED_VIEWS)} views, got num_views {self.num_views}."
             )
-        tree = open_tree(self.root, self.reader, self.views_per_object, self.assume_rig)
+        trees = [open_tree(root, self.reader, self.views_per_object, self.assume_rig) for root in self.roots]
+        return self._opened(trees[0]) if len(trees) == 1 else SeveralTrees(trees, self._opened)
+
+    def _opened(self, tree: MeshReader | PosedReader, uids: Mapping[str, str] | None = None) -> Source:
         if isinstance(tree, PosedReader):
-            return PosedRenders(tree, self.cache_dir, self.retry_failed)
+            return PosedRenders(tree, self.cache_dir, self.retry_failed, uids)
         rendering = (self.rig, self.render_workers, self.render_timeout_s, self.retry_failed)
-        meshes = RenderedMeshes(tree, self.cache_dir, *rendering)
+        meshes = RenderedMeshes(tree, self.cache_dir, *rendering, uids)
         meshes.check_views(self.num_views, self.num_target_views, self.view_selection)
         return meshes
 
@@ -254,7 +262,7 @@ class ObjaverseDataModule(LightningDataModule):
         return named
 
     def assets(self) -> dict[Split, list[Asset]]:
-        """The selected meshes of each split, sorted by uid; none of a tree of posed renders.
+        """The selected meshes of each split, sorted by uid in each tree; none of a tree of posed renders.
 
         Raises:
             ValueError: as `objects`.
@@ -352,9 +360,10 @@ class ObjaverseDataModule(LightningDataModule):
 
     def test_protocol(self) -> dict[str, Any]:
         """What a test on this data is measured under, by the names of FORMATS 4.2; after `setup`."""
+        trees = ["bundled" if root == BUNDLED else str(root) for root in self.roots]
         seen = self.source.protocol(self._asked_for, self._left_out)
         return {
-            "dataset": "bundled" if self.root == BUNDLED else str(self.root),
+            "dataset": trees[0] if len(trees) == 1 else sorted(trees),
             "data_sha256": seen["data_sha256"],
             "split": self.test_split,
             "split_sha256": hashlib.sha256("\n".join(self._asked_for).encode()).hexdigest(),
@@ -395,3 +404,21 @@ class ObjaverseDataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=partial(collate, num_views=self.num_views, input_radius=self.input_radius),
         )
+
+
+def _roots(root: list[Path] | Path | None) -> list[Path]:
+    """The trees that a root names, each once."""
+    given = [BUNDLED] if root is None else [Path(one) for one in root] if isinstance(root, list) else [Path(root)]
+    if not given:
+        raise ValueError("root: expected at least one tree, got an empty list; leave root out for the bundled objects.")
+    bundled = Path("bundled")
+    if bundled in given and bundled.exists():
+        raise ValueError(
+            "root: expected bundled to name the objects that come with the package, got a folder of this name beside "
+            f"them; write {bundled.resolve()} for the folder, or work elsewhere."
+        )
+    roots = [BUNDLED if one == bundled else one for one in given]
+    twice = [one for one, count in Counter(one.resolve() for one in roots).items() if count > 1]
+    if twice:
+        raise ValueError(f"root: expected each tree once, got {twice[0]} twice.")
+    return roots

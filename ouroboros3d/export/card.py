@@ -127,11 +127,15 @@ def _training(config: Path, content: dict[str, Any]) -> str:
         f"batches of {data['batch_size']} objects a process",
         f"precision {settings['trainer']['precision'] or '32-true'}",
     ]
-    if data.get("root") is None:
-        objects = "the 44 objects that come with ouroboros3d, CC-0 (Blend Swap, by the authors named in its README)"
-    else:
-        objects = f"`{Path(data['root']).name}`; its objects have licences of their own, see their metadata"
+    root = data.get("root") or "bundled"
+    objects = "; ".join(map(_described_tree, root if isinstance(root, list) else [root]))
     return f"{', '.join(facts)}. Experiment `{settings['experiment']}`.\n\nData: {objects}."
+
+
+def _described_tree(root: str) -> str:
+    if root == "bundled":
+        return "the 44 objects that come with ouroboros3d, CC-0 (Blend Swap, by the authors named in its README)"
+    return f"`{Path(root).name}`; its objects have licences of their own, see their metadata"
 
 
 def _origin(config: Path) -> Origin:
@@ -190,5 +194,6 @@ def _results(run: Path, loaded: Loaded, sha256: str) -> str:
     metrics = [name for name in headline(results["mean"]) if name in results["mean"]]
     rows = "\n".join(f"| {titled(name)} | {results['mean'][name]:.4g} |" for name in metrics)
     dataset = results["dataset"]
-    name = "the bundled objects" if dataset == "bundled" else f"`{Path(dataset).name}`"
-    return f"Mean over {results['objects']} {results['split']} objects of {name}.\n\n| | |\n|---|---|\n{rows}"
+    trees = dataset if isinstance(dataset, list) else [dataset]
+    names = " and ".join("the bundled objects" if tree == "bundled" else f"`{Path(tree).name}`" for tree in trees)
+    return f"Mean over {results['objects']} {results['split']} objects of {names}.\n\n| | |\n|---|---|\n{rows}"
