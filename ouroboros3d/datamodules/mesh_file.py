@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ouroboros3d.datamodules.glb_container import AssetError
-from ouroboros3d.datamodules.mesh_parts import textured_mesh
+from ouroboros3d.datamodules.meshes.assembly import textured_mesh
+from ouroboros3d.datamodules.meshes.glb_container import AssetError
 from ouroboros3d.datamodules.untrusted import MAX_ASSET_BYTES, read_regular
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
 from ouroboros3d.renderers.textures import srgb_to_linear

@@ -18,9 +18,9 @@ from typing import Literal, TextIO
 import torch
 from torch import Tensor
 
-from ouroboros3d.datamodules.glb_container import AssetError
 from ouroboros3d.datamodules.maps import describe_maps, write_maps
-from ouroboros3d.datamodules.mesh_files import load_mesh
+from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.loading import load_mesh
 from ouroboros3d.datamodules.orbits import OrbitRig, orbit_name, write_orbit
 from ouroboros3d.datamodules.render_doubts import doubt
 from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult, Stage

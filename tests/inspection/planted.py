@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.glb import load_glb
+from ouroboros3d.datamodules.meshes.glb import load_glb
 from ouroboros3d.datamodules.objaverse import BUNDLED
 from ouroboros3d.renderers.meshes import MeshRenderer
 

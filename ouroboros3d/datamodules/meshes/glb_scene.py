@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ouroboros3d.datamodules.glb_container import GlbContainer
+from ouroboros3d.datamodules.meshes.glb_container import GlbContainer
 from ouroboros3d.datamodules.untrusted import MAX_PARTS
 
 DRACO = "KHR_draco_mesh_compression"

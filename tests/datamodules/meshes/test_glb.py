@@ -14,9 +14,9 @@ from glb_writer import TRIANGLE, Glb, encoded, one_triangle, packed, textured_sq
 from PIL import Image
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules import glb as glb_module
-from ouroboros3d.datamodules import glb_container, texture_files
-from ouroboros3d.datamodules.glb import AssetError, load_glb
+from ouroboros3d.datamodules.meshes import glb as glb_module
+from ouroboros3d.datamodules.meshes import glb_container, texture_files
+from ouroboros3d.datamodules.meshes.glb import AssetError, load_glb
 from ouroboros3d.datamodules.untrusted import open_image
 from ouroboros3d.renderers.meshes import MeshRenderer, TexturedMesh
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ouroboros3d.datamodules.glb_container import AssetError
 from ouroboros3d.datamodules.mesh_file import MeshFile
-from ouroboros3d.datamodules.mesh_parts import unit_range
-from ouroboros3d.datamodules.polygons import triangulated
+from ouroboros3d.datamodules.meshes.assembly import unit_range
+from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.polygons import triangulated
 from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_NUMBERS, refusing
 from ouroboros3d.renderers.meshes import TexturedMesh
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from ouroboros3d.datamodules.mesh_file import MeshFile
-from ouroboros3d.datamodules.mesh_parts import unit_range
-from ouroboros3d.datamodules.text_meshes import file_named, leads_out, numbers, one_name, refuse_name, text_lines
-from ouroboros3d.datamodules.texture_files import Textures
+from ouroboros3d.datamodules.meshes.assembly import unit_range
+from ouroboros3d.datamodules.meshes.text_meshes import file_named, leads_out, numbers, one_name, refuse_name, text_lines
+from ouroboros3d.datamodules.meshes.texture_files import Textures
 from ouroboros3d.datamodules.untrusted import IMAGE_FORMATS, MAX_ASSET_BYTES, read_regular
 from ouroboros3d.renderers.meshes import Material
 from ouroboros3d.renderers.textures import WrapMode, srgb_to_linear

@@ -11,13 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from ouroboros3d.datamodules.glb_container import AssetError
 from ouroboros3d.datamodules.mesh_file import MeshFile
-from ouroboros3d.datamodules.mesh_parts import unit_range
-from ouroboros3d.datamodules.mtl import MtlEntry, MtlMaterial, material_of, read_mtl
-from ouroboros3d.datamodules.polygons import triangulated
-from ouroboros3d.datamodules.text_meshes import file_named, leads_out, named, numbers, one_name, refuse_name, text_lines
-from ouroboros3d.datamodules.texture_files import Textures
+from ouroboros3d.datamodules.meshes.assembly import unit_range
+from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.mtl import MtlEntry, MtlMaterial, material_of, read_mtl
+from ouroboros3d.datamodules.meshes.polygons import triangulated
+from ouroboros3d.datamodules.meshes.text_meshes import (
+    file_named,
+    leads_out,
+    named,
+    numbers,
+    one_name,
+    refuse_name,
+    text_lines,
+)
+from ouroboros3d.datamodules.meshes.texture_files import Textures
 from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_NUMBERS, refusing
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
 

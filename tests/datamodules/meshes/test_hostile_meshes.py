@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ouroboros3d.datamodules import glb_container, glb_scene, obj, texture_files
-from ouroboros3d.datamodules.glb_container import AssetError
-from ouroboros3d.datamodules.mesh_files import load_mesh
+from ouroboros3d.datamodules.meshes import glb_container, glb_scene, obj, texture_files
+from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.loading import load_mesh
 
 OBJ = """mtllib thing.mtl
 v 0 0 0 1 0 0

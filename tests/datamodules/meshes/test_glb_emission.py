@@ -8,7 +8,7 @@ import torch
 from glb_writer import Glb, encoded, textured_square
 from torch.testing import assert_close
 
-from ouroboros3d.datamodules.glb import load_glb
+from ouroboros3d.datamodules.meshes.glb import load_glb
 from ouroboros3d.renderers.meshes import TexturedMesh
 
 PICTURE = [[[255, 0, 0, 10], [0, 255, 0, 20]], [[0, 0, 255, 30], [9, 9, 9, 40]]]

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ouroboros3d.datamodules.glb_container import AssetError, GlbContainer
-from ouroboros3d.datamodules.glb_materials import MaterialUse, read_material
-from ouroboros3d.datamodules.glb_scene import DRACO, Placed, Scene, refuse_unknown
-from ouroboros3d.datamodules.mesh_parts import textured_mesh
-from ouroboros3d.datamodules.texture_files import Textures
+from ouroboros3d.datamodules.meshes.assembly import textured_mesh
+from ouroboros3d.datamodules.meshes.glb_container import AssetError, GlbContainer
+from ouroboros3d.datamodules.meshes.glb_materials import MaterialUse, read_material
+from ouroboros3d.datamodules.meshes.glb_scene import DRACO, Placed, Scene, refuse_unknown
+from ouroboros3d.datamodules.meshes.texture_files import Textures
 from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_PARTS, refusing
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ouroboros3d.datamodules.polygons import triangulated
+from ouroboros3d.datamodules.meshes.polygons import triangulated
 
 U = [(-1, -1), (1, -1), (1, 1), (0.6, 1), (0.6, -0.6), (-0.6, -0.6), (-0.6, 1), (-1, 1)]
 L = [(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)]

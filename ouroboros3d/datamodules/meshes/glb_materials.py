@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ouroboros3d.datamodules.glb_container import GlbContainer
-from ouroboros3d.datamodules.texture_files import Textures
+from ouroboros3d.datamodules.meshes.glb_container import GlbContainer
+from ouroboros3d.datamodules.meshes.texture_files import Textures
 from ouroboros3d.renderers.meshes import Material
 from ouroboros3d.renderers.textures import WrapMode
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from ouroboros3d.cameras import y_up_from_z_up
-from ouroboros3d.datamodules.glb import load_glb
-from ouroboros3d.datamodules.glb_container import AssetError
-from ouroboros3d.datamodules.obj import load_obj
-from ouroboros3d.datamodules.ply import load_ply
+from ouroboros3d.datamodules.meshes.glb import load_glb
+from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.obj import load_obj
+from ouroboros3d.datamodules.meshes.ply import load_ply
 from ouroboros3d.renderers.meshes import TexturedMesh
 
 _READERS = {".glb": load_glb, ".obj": load_obj, ".ply": load_ply}
