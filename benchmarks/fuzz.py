@@ -35,7 +35,7 @@ from typing import Any
 from PIL import Image
 
 from ouroboros3d.datamodules.objaverse import BUNDLED
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader

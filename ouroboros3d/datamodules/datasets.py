@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras, crop_intrinsics
 from ouroboros3d.datamodules.augmentation import ObjectAugmentation
+from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.readers.posed import PosedObject
 from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.sources import Source
 from ouroboros3d.datamodules.splits import hashed_integer, hashed_uniform
-from ouroboros3d.datamodules.true_geometry import TrueGeometry
 from ouroboros3d.surface import Surface
 
 Background = Literal["white", "grey", "black", "random"]

@@ -27,7 +27,8 @@ from ouroboros3d.datamodules.datasets import (
     collate,
 )
 from ouroboros3d.datamodules.objaverse_download import download_root, fetch_lists, fetch_objects
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
+from ouroboros3d.datamodules.orbits.true_geometry import SAMPLING_SEED
 from ouroboros3d.datamodules.posed_renders import PosedRenders
 from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
@@ -37,7 +38,6 @@ from ouroboros3d.datamodules.rendered_meshes import RenderedMeshes
 from ouroboros3d.datamodules.several_trees import SeveralTrees
 from ouroboros3d.datamodules.sources import Source
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
-from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED
 from ouroboros3d.files import default_cache_dir, uncollected
 
 log = logging.getLogger(__name__)

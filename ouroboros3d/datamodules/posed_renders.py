@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.quarantine import Quarantine, say_left_out
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
@@ -16,7 +17,6 @@ from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.render_folder import rendered_here
 from ouroboros3d.datamodules.sources import OneTree
 from ouroboros3d.datamodules.splits import Split
-from ouroboros3d.datamodules.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.verdicts import check_command, read_verdict, refusal
 
 log = logging.getLogger(__name__)

@@ -18,13 +18,13 @@ from typing import Literal, TextIO
 import torch
 from torch import Tensor
 
-from ouroboros3d.datamodules.maps import describe_maps, write_maps
 from ouroboros3d.datamodules.meshes.glb_container import AssetError
 from ouroboros3d.datamodules.meshes.loading import load_mesh
-from ouroboros3d.datamodules.orbits import OrbitRig, orbit_name, write_orbit
+from ouroboros3d.datamodules.orbits.maps import describe_maps, write_maps
+from ouroboros3d.datamodules.orbits.rig import OrbitRig, orbit_name, write_orbit
+from ouroboros3d.datamodules.orbits.true_geometry import SAMPLING_SEED, TrueGeometry, surface_name, write_true_geometry
 from ouroboros3d.datamodules.render_doubts import doubt
 from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult, Stage
-from ouroboros3d.datamodules.true_geometry import SAMPLING_SEED, TrueGeometry, surface_name, write_true_geometry
 from ouroboros3d.datamodules.untrusted import allocated_bytes, no_memory
 from ouroboros3d.renderers.meshes import MeshRenderer
 from ouroboros3d.renderers.rendering import Rendering

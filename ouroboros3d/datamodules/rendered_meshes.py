@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ouroboros3d.datamodules.datasets import PUBLISHED_ORBIT, ViewSelection
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
+from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.quarantine import say_left_out
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshFile, MeshReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
@@ -16,7 +17,6 @@ from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.render_cache import RenderCache
 from ouroboros3d.datamodules.sources import OneTree
 from ouroboros3d.datamodules.splits import Split
-from ouroboros3d.datamodules.true_geometry import TrueGeometry
 
 
 class RenderedMeshes(OneTree):

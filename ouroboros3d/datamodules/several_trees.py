@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
 from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.readers.tree import check_known
 from ouroboros3d.datamodules.sources import Source
 from ouroboros3d.datamodules.splits import SPLITS, Split
-from ouroboros3d.datamodules.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.untrusted import MAX_NAME_BYTES, can_name_a_file
 from ouroboros3d.datamodules.verdicts import tree_key
 

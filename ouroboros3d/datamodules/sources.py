@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
 from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.splits import Split
-from ouroboros3d.datamodules.true_geometry import TrueGeometry
 
 # Objects whose cameras are remembered: some kilobytes each.
 _OPEN_OBJECTS = 4096

@@ -15,7 +15,7 @@ from typing import get_args
 import torch
 
 from ouroboros3d.arguments import OneLineParser
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import READERS, open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.shards import ShardReader

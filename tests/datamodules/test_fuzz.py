@@ -6,7 +6,7 @@ import pytest
 from damage import fuzz
 
 from ouroboros3d.datamodules.objaverse import BUNDLED
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.render_folder import RenderFolder
 

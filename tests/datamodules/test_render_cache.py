@@ -12,7 +12,7 @@ import torch
 from conftest import RIG, Tree, glb, write_tree
 
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.stored import ObjectFiles
@@ -25,7 +25,7 @@ from ouroboros3d.datamodules.splits import read_splits
 FILL = """
 import json, sys
 from pathlib import Path
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
 from ouroboros3d.datamodules.render_cache import RenderCache
 cache = RenderCache(Path(sys.argv[2]), OrbitRig.from_dict(json.loads(sys.argv[3])))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from glb_writer import TRIANGLE, Glb
 
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
 from ouroboros3d.datamodules.render_worker import render_object
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import glb
 
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.render_jobs import RenderJob
 from ouroboros3d.datamodules.render_worker import render_object
 from ouroboros3d.datamodules.untrusted import allocated_bytes

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from ouroboros3d.cli import main
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.render_jobs import RenderJob

@@ -12,7 +12,7 @@ import pytest
 from mesh_trees import Here, slab, write_meshes
 
 from ouroboros3d.cli import main
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.meshes import MeshFolderReader
 from ouroboros3d.datamodules.render_folder import RenderFolder
 from ouroboros3d.datamodules.render_jobs import MapName, RenderJob

@@ -9,7 +9,7 @@ from mesh_trees import memory_hog, slab, write_meshes
 from PIL import Image
 
 from ouroboros3d.cli import main
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.render_jobs import RenderJob
 from ouroboros3d.datamodules.render_process import RenderProcess
 from ouroboros3d.datamodules.render_worker import render_object

@@ -18,7 +18,7 @@ from PIL import Image
 from ouroboros3d.cli import main
 from ouroboros3d.datamodules.datasets import DrawSampler, MultiviewDataset, ObjectViews, ResumableLoader, collate
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.posed_renders import PosedRenders
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.meshes import MeshFolderReader

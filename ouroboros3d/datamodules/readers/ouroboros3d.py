@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.orbits import FORMAT, FORMAT_VERSION, orbit_name
+from ouroboros3d.datamodules.orbits.rig import FORMAT, FORMAT_VERSION, orbit_name
+from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry, read_true_geometry, surface_name
 from ouroboros3d.datamodules.readers.arrays import read_npz
 from ouroboros3d.datamodules.readers.posed import (
     DEPTH_MODES,
@@ -32,7 +33,6 @@ from ouroboros3d.datamodules.readers.posed import (
 )
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders, folder_names
 from ouroboros3d.datamodules.splits import SPLITS, Split
-from ouroboros3d.datamodules.true_geometry import TrueGeometry, read_true_geometry, surface_name
 from ouroboros3d.datamodules.untrusted import MAX_COORDINATE, MAX_DESCRIPTION_BYTES, parse_json, read_regular, refusing
 
 _ORBIT = re.compile(r"(.+)-\d{2,}")  # of ours: uid and number

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras, from_stored, intrinsics
+from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.readers.stored import (
     MirroredPoses,
     NoTransparency,
@@ -26,7 +27,6 @@ from ouroboros3d.datamodules.readers.stored import (
     folder_names,
 )
 from ouroboros3d.datamodules.readers.tree import TreeReader
-from ouroboros3d.datamodules.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.untrusted import (
     MAX_COORDINATE,
     MAX_DESCRIPTION_BYTES,

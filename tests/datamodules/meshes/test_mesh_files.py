@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from ouroboros3d.datamodules.meshes.glb_container import AssetError
 from ouroboros3d.datamodules.meshes.loading import load_mesh
-from ouroboros3d.datamodules.orbits import OrbitRig
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import READERS, open_tree
 from ouroboros3d.datamodules.readers.meshes import MeshReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader

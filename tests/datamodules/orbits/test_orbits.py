@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.orbits import OrbitRig, orbit_name, write_orbit
+from ouroboros3d.datamodules.orbits.rig import OrbitRig, orbit_name, write_orbit
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.stored import SampleError
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ouroboros3d.datamodules.maps import coordinate_name
+from ouroboros3d.datamodules.orbits.maps import coordinate_name
 from ouroboros3d.datamodules.readers.arrays import read_npz
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError
 from ouroboros3d.datamodules.untrusted import MAX_SOLID_SIDE, refusing
