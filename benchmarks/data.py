@@ -41,8 +41,8 @@ from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.orbits.rig import FORMAT, FORMAT_VERSION, OrbitRig, orbit_name
 from ouroboros3d.datamodules.readers.shards import index_line, shard_name
-from ouroboros3d.datamodules.render_cache import RenderCache
-from ouroboros3d.datamodules.render_folder import Entry, RenderFolder
+from ouroboros3d.datamodules.rendering.cache import RenderCache
+from ouroboros3d.datamodules.rendering.folder import Entry, RenderFolder
 
 WORKERS = 2
 EPOCHS = 10

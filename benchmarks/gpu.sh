@@ -75,7 +75,7 @@ if [ -f "$views" ]; then
 fi
 
 tests=(tests/test_cuda.py tests/renderers/test_gaussians.py tests/renderers/test_surfaces.py
-    tests/rendering/test_rendering_on_gpu.py)
+    tests/datamodules/rendering/test_rendering_on_gpu.py)
 render=("$python" -m ouroboros3d render ouroboros3d/datamodules/bundled)
 if [ -n "$rehearse" ]; then
     part tests 300 "$python" -m pytest -q -m gpu "${tests[@]}"

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
-from ouroboros3d.datamodules.render_cache import RenderCache
+from ouroboros3d.datamodules.rendering.cache import RenderCache
 
 LAB = Path(__file__).parents[1] / "ablations" / "scales" / "lab.yaml"
 

@@ -14,7 +14,7 @@ from ouroboros3d.datamodules.readers.meshes import Asset, MeshFile, MeshReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.posed import PosedObject
 from ouroboros3d.datamodules.readers.stored import SampleError
-from ouroboros3d.datamodules.render_cache import RenderCache
+from ouroboros3d.datamodules.rendering.cache import RenderCache
 from ouroboros3d.datamodules.sources import OneTree
 from ouroboros3d.datamodules.splits import Split
 

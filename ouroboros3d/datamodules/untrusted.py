@@ -1,6 +1,6 @@
 """Files that come from anywhere: what they may be at most, and the one way in which they fail.
 
-Meshes are read in a process whose memory and time are limited (`render_worker`). Views and photos are read by the
+Meshes are read in a process whose memory and time are limited (`rendering.worker`). Views and photos are read by the
 processes that train, so nothing of theirs is unpacked before its size is known.
 """
 

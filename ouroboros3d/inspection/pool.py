@@ -10,7 +10,7 @@ from multiprocessing import Pipe, Process, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Generic, TypeVar
 
-from ouroboros3d.datamodules.render_process import DEFAULT_MEMORY_MIB
+from ouroboros3d.datamodules.rendering.process import DEFAULT_MEMORY_MIB
 from ouroboros3d.datamodules.untrusted import allocated_bytes, no_memory
 
 Item = TypeVar("Item")

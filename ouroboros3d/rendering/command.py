@@ -20,11 +20,11 @@ from ouroboros3d.datamodules.readers.detection import READERS, open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.shards import ShardReader
 from ouroboros3d.datamodules.readers.tree import read_uids
-from ouroboros3d.datamodules.render_folder import RenderFolder
-from ouroboros3d.datamodules.render_jobs import MapName, Worker
-from ouroboros3d.datamodules.render_process import DEFAULT_MEMORY_MIB, RenderProcess
-from ouroboros3d.rendering.ray_workers import RayWorker, connect, disconnect, workers_per_gpu
-from ouroboros3d.rendering.shards import ShardFolder
+from ouroboros3d.datamodules.rendering.folder import RenderFolder
+from ouroboros3d.datamodules.rendering.jobs import MapName, Worker
+from ouroboros3d.datamodules.rendering.process import DEFAULT_MEMORY_MIB, RenderProcess
+from ouroboros3d.datamodules.rendering.ray_workers import RayWorker, connect, disconnect, workers_per_gpu
+from ouroboros3d.datamodules.rendering.shards import ShardFolder
 
 _MESH_READERS = [name for name, reader in READERS.items() if issubclass(reader, MeshReader)]
 _EXAMPLES = 10  # of objects that may be wrong

@@ -8,7 +8,7 @@ from damage import fuzz
 from ouroboros3d.datamodules.objaverse import BUNDLED
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.meshes import Asset
-from ouroboros3d.datamodules.render_folder import RenderFolder
+from ouroboros3d.datamodules.rendering.folder import RenderFolder
 
 SOURCES = sorted(BUNDLED.rglob("*.glb"))
 

@@ -19,8 +19,8 @@ from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.posed import PosedReader
-from ouroboros3d.datamodules.render_jobs import RenderJob
-from ouroboros3d.datamodules.render_worker import render_object
+from ouroboros3d.datamodules.rendering.jobs import RenderJob
+from ouroboros3d.datamodules.rendering.worker import render_object
 from ouroboros3d.datamodules.splits import read_splits, split_of
 from ouroboros3d.files import sha256_of
 from ouroboros3d.rendering.command import _parser, _workers

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ouroboros3d.datamodules.render_jobs import MapName
+from ouroboros3d.datamodules.rendering.jobs import MapName
 from ouroboros3d.renderers.rendering import Rendering
 
 FRAME = "opencv_yup"

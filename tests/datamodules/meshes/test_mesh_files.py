@@ -18,8 +18,8 @@ from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import READERS, open_tree
 from ouroboros3d.datamodules.readers.meshes import MeshReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
-from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
-from ouroboros3d.datamodules.render_worker import render_object
+from ouroboros3d.datamodules.rendering.jobs import RenderJob, RenderResult
+from ouroboros3d.datamodules.rendering.worker import render_object
 from ouroboros3d.renderers.textures import srgb_to_linear
 
 TRIANGLE = ((0.1, 0.2, 0.3), (1.4, 0.2, 0.5), (0.3, 1.6, -0.7))

@@ -8,8 +8,8 @@ import pytest
 from glb_writer import TRIANGLE, Glb
 
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
-from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
-from ouroboros3d.datamodules.render_worker import render_object
+from ouroboros3d.datamodules.rendering.jobs import RenderJob, RenderResult
+from ouroboros3d.datamodules.rendering.worker import render_object
 
 
 def rendered(glb: Glb, folder: Path, size: int = 48) -> RenderResult:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from ouroboros3d.cli import main
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
-from ouroboros3d.datamodules.render_jobs import RenderJob
-from ouroboros3d.datamodules.render_process import RenderProcess
-from ouroboros3d.datamodules.render_worker import render_object
+from ouroboros3d.datamodules.rendering.jobs import RenderJob
+from ouroboros3d.datamodules.rendering.process import RenderProcess
+from ouroboros3d.datamodules.rendering.worker import render_object
 
 pytestmark = pytest.mark.gpu
 

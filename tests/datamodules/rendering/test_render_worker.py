@@ -8,8 +8,8 @@ import torch
 from conftest import glb
 
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
-from ouroboros3d.datamodules.render_jobs import RenderJob
-from ouroboros3d.datamodules.render_worker import render_object
+from ouroboros3d.datamodules.rendering.jobs import RenderJob
+from ouroboros3d.datamodules.rendering.worker import render_object
 from ouroboros3d.datamodules.untrusted import allocated_bytes
 from ouroboros3d.renderers.meshes import MeshRenderer
 

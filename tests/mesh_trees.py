@@ -6,8 +6,8 @@ from pathlib import Path
 
 import trimesh
 
-from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
-from ouroboros3d.datamodules.render_worker import render_object
+from ouroboros3d.datamodules.rendering.jobs import RenderJob, RenderResult
+from ouroboros3d.datamodules.rendering.worker import render_object
 
 
 def slab(index: int) -> bytes:

@@ -16,9 +16,9 @@ from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.stored import ObjectFiles
-from ouroboros3d.datamodules.render_cache import RenderCache
-from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
-from ouroboros3d.datamodules.render_process import RenderProcess
+from ouroboros3d.datamodules.rendering.cache import RenderCache
+from ouroboros3d.datamodules.rendering.jobs import RenderJob, RenderResult
+from ouroboros3d.datamodules.rendering.process import RenderProcess
 from ouroboros3d.datamodules.splits import read_splits
 
 # Without Lightning, which takes longer to import than all objects of the tree to render.
@@ -27,7 +27,7 @@ import json, sys
 from pathlib import Path
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
-from ouroboros3d.datamodules.render_cache import RenderCache
+from ouroboros3d.datamodules.rendering.cache import RenderCache
 cache = RenderCache(Path(sys.argv[2]), OrbitRig.from_dict(json.loads(sys.argv[3])))
 cache.render(ObjaverseReader(Path(sys.argv[1])).select(), workers=1, timeout_s=60)
 """

@@ -25,8 +25,8 @@ from ouroboros3d.datamodules.readers.meshes import MeshFolderReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.shards import ShardIndex, ShardReader
 from ouroboros3d.datamodules.readers.stored import SampleError
-from ouroboros3d.datamodules.render_folder import RenderFolder
-from ouroboros3d.rendering.shards import ShardFolder
+from ouroboros3d.datamodules.rendering.folder import RenderFolder
+from ouroboros3d.datamodules.rendering.shards import ShardFolder
 
 UIDS = ["a", "b", "c", "d", "e"]
 RIG = OrbitRig(32, 2, 4, (10.0, 40.0), supersampling=1)

@@ -10,8 +10,8 @@ import os
 import socket
 from typing import Any
 
-from ouroboros3d.datamodules.render_jobs import RENDERER_VERSION, RenderJob, RenderResult
-from ouroboros3d.datamodules.render_process import RenderProcess
+from ouroboros3d.datamodules.rendering.jobs import RENDERER_VERSION, RenderJob, RenderResult
+from ouroboros3d.datamodules.rendering.process import RenderProcess
 
 # Machines come and go; an object that takes its actor with it this often is to blame itself.
 _MAX_LOST = 3

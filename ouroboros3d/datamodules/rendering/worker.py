@@ -1,4 +1,4 @@
-"""A process that renders one object after another: `python -m ouroboros3d.datamodules.render_worker MEMORY_MIB DEVICE`.
+"""A process that renders objects one by one: `python -m ouroboros3d.datamodules.rendering.worker MEMORY_MIB DEVICE`.
 
 Assets come from anywhere, and a bad one may hang, exhaust the memory or crash native code, so none is opened in the
 training process. Jobs arrive as JSON lines on stdin, results leave as JSON lines on stdout; a process of its own (not
@@ -23,8 +23,8 @@ from ouroboros3d.datamodules.meshes.loading import load_mesh
 from ouroboros3d.datamodules.orbits.maps import describe_maps, write_maps
 from ouroboros3d.datamodules.orbits.rig import OrbitRig, orbit_name, write_orbit
 from ouroboros3d.datamodules.orbits.true_geometry import SAMPLING_SEED, TrueGeometry, surface_name, write_true_geometry
-from ouroboros3d.datamodules.render_doubts import doubt
-from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult, Stage
+from ouroboros3d.datamodules.rendering.doubts import doubt
+from ouroboros3d.datamodules.rendering.jobs import RenderJob, RenderResult, Stage
 from ouroboros3d.datamodules.untrusted import allocated_bytes, no_memory
 from ouroboros3d.renderers.meshes import MeshRenderer
 from ouroboros3d.renderers.rendering import Rendering

@@ -8,14 +8,14 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from ouroboros3d.datamodules.render_jobs import RenderJob, RenderResult
+from ouroboros3d.datamodules.rendering.jobs import RenderJob, RenderResult
 
 # What one object may use; a desk-scale object needs well under 1 GiB.
 DEFAULT_MEMORY_MIB = 6144
 
 
 class RenderProcess:
-    """One `render_worker` process, started when first needed and again after a crash.
+    """One process of `rendering.worker`, started when first needed and again after a crash.
 
     Args:
         memory_mib: MiB that the process may allocate, and on a GPU as many there.
@@ -60,7 +60,7 @@ class RenderProcess:
             self._reap()
 
     def _start(self) -> None:
-        package_parent = str(Path(__file__).resolve().parents[2])
+        package_parent = str(Path(__file__).resolve().parents[3])
         path = os.pathsep.join(filter(None, (package_parent, os.environ.get("PYTHONPATH", ""))))
         # One thread per worker: the same pixels wherever they are rendered.
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -68,7 +68,7 @@ class RenderProcess:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ouroboros3d.datamodules.render_worker", str(self._memory_mib), self._device],
+            [sys.executable, "-m", "ouroboros3d.datamodules.rendering.worker", str(self._memory_mib), self._device],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -14,9 +14,9 @@ from mesh_trees import Here, slab, write_meshes
 from ouroboros3d.cli import main
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.meshes import MeshFolderReader
-from ouroboros3d.datamodules.render_folder import RenderFolder
-from ouroboros3d.datamodules.render_jobs import MapName, RenderJob
-from ouroboros3d.rendering.ray_workers import RayWorker, _room, connect, disconnect
+from ouroboros3d.datamodules.rendering.folder import RenderFolder
+from ouroboros3d.datamodules.rendering.jobs import MapName, RenderJob
+from ouroboros3d.datamodules.rendering.ray_workers import RayWorker, _room, connect, disconnect
 
 UIDS = [f"thing{number}" for number in range(8)]
 MAPS: tuple[MapName, ...] = ("depth", "normal", "coordinate")
@@ -40,7 +40,7 @@ def rendering_processes() -> dict[int, int]:
         above = actor = parents[process]
         while above > 1 and above != os.getpid():
             above = parents.get(above, 0)
-        if above == os.getpid() and b"render_worker" in name and b"_Actor" in names.get(actor, b""):
+        if above == os.getpid() and b"rendering.worker" in name and b"_Actor" in names.get(actor, b""):
             found[process] = actor
     return found
 

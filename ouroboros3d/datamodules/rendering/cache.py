@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
-from ouroboros3d.datamodules.render_folder import RenderFolder, render_config
+from ouroboros3d.datamodules.rendering.folder import RenderFolder, render_config
 
 
 class RenderCache(RenderFolder):

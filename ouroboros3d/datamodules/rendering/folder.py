@@ -24,8 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ouroboros3d.datamodules.orbits.rig import OrbitRig, orbit_name
 from ouroboros3d.datamodules.orbits.true_geometry import surface_name
 from ouroboros3d.datamodules.readers.meshes import Asset
-from ouroboros3d.datamodules.render_jobs import RENDERER_VERSION, MapName, RenderJob, Stage, Worker
-from ouroboros3d.datamodules.render_process import RenderProcess
+from ouroboros3d.datamodules.rendering.jobs import RENDERER_VERSION, MapName, RenderJob, Stage, Worker
+from ouroboros3d.datamodules.rendering.process import RenderProcess
 from ouroboros3d.datamodules.splits import SPLITS, Split, read_splits, split_of, write_splits
 from ouroboros3d.datamodules.untrusted import MAX_ASSET_BYTES, open_regular
 from ouroboros3d.files import append_line, replace_text, sha256_of
