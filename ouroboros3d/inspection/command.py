@@ -29,7 +29,7 @@ from ouroboros3d.inspection.camera_findings import suspects
 from ouroboros3d.inspection.check import Check, check_tree, view_set
 from ouroboros3d.inspection.finding import Finding, verdict
 from ouroboros3d.inspection.findings import all_findings, skip_list
-from ouroboros3d.inspection.fit import FITS
+from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS
 from ouroboros3d.inspection.images import look_at
 from ouroboros3d.inspection.map_findings import map_facts
 from ouroboros3d.inspection.meshes import mesh_facts, mesh_findings, try_assets

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.inspection.fit import ViewSet
+from ouroboros3d.inspection.camera_checks.silhouette_fit import ViewSet
 
 TILE = 168
 _COLUMNS = 8

@@ -10,9 +10,9 @@ from planted import ODD, OPENGL, RING, Y_FROM_Z, Posed, render
 
 from ouroboros3d.cameras import Cameras, from_stored
 from ouroboros3d.datamodules.readers.detection import READERS
-from ouroboros3d.inspection.conventions import STORED
-from ouroboros3d.inspection.diagnosis import Diagnosis, diagnose, find_up
-from ouroboros3d.inspection.fit import ViewSet
+from ouroboros3d.inspection.camera_checks.conventions import STORED
+from ouroboros3d.inspection.camera_checks.diagnosis import Diagnosis, diagnose, find_up
+from ouroboros3d.inspection.camera_checks.silhouette_fit import ViewSet
 
 Matrices = NDArray[np.float64]
 BLENDER = STORED["ouroboros3d"]

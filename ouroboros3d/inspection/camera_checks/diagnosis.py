@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped] # it ships no types
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.inspection.conventions import (
+from ouroboros3d.inspection.camera_checks.conventions import (
     Convention,
     Hypothesis,
     at_radii,
@@ -18,7 +18,7 @@ from ouroboros3d.inspection.conventions import (
     stored_axis,
     world_up,
 )
-from ouroboros3d.inspection.fit import FITS, ViewSet
+from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS, ViewSet
 
 # A mistake explains cameras if it leaves less than 0.7 of the misfit, pooled over objects. Where a focal length is 5 %
 # off, the right one leaves 0.6; where it is 3 % off, 0.75. Where cameras are right, nothing leaves less than 1.
