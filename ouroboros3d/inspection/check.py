@@ -16,10 +16,10 @@ from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.inspection.camera_checks.conventions import STORED, Convention
 from ouroboros3d.inspection.camera_checks.diagnosis import Diagnosis, diagnose, find_up
 from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS, ViewSet
+from ouroboros3d.inspection.camera_checks.statistics import CameraStatistics
 from ouroboros3d.inspection.images import Images, look_at
 from ouroboros3d.inspection.maps import Maps, look_at_maps
 from ouroboros3d.inspection.pool import Died, in_processes
-from ouroboros3d.inspection.camera_checks.statistics import CameraStatistics
 
 # Objects on which every hypothesis is tried, some seconds each: enough to outvote symmetric ones.
 _PROBED = 12

@@ -11,8 +11,8 @@ from torch import Tensor
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
 from ouroboros3d.datamodules.readers.stored import NoTransparency, SampleError
-from ouroboros3d.inspection.camera_checks.visual_hull import on_border
 from ouroboros3d.inspection.camera_checks.tangency import SIZE
+from ouroboros3d.inspection.camera_checks.visual_hull import on_border
 
 # Soft pixels between object and background; outside of these alpha says too little about colours.
 _SOFT = (16, 240)

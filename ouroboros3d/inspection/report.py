@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from ouroboros3d.html_page import document
-from ouroboros3d.inspection.finding import Finding, verdict
+from ouroboros3d.inspection.findings.finding import Finding, verdict
 
 _STYLE = """
 :root { --paper: #fbfbfa; --card: #ffffff; --ink: #1d2126; --pale: #68707a; --line: #dfe2e6; --bar: #5b8fc7;

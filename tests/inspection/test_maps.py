@@ -7,7 +7,7 @@ import torch
 from posed_writers import RIG, Lens, draw
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.inspection.map_findings import map_findings
+from ouroboros3d.inspection.findings.maps import map_findings
 from ouroboros3d.inspection.maps import Maps, Pixels, conflict
 
 LENS = Lens(1.3, 1.6, 0.47, 0.55)

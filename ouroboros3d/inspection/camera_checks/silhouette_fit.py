@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.inspection.camera_checks.conventions import at_radii
-from ouroboros3d.inspection.camera_checks.visual_hull import Hull, Masks, carve, on_border
 from ouroboros3d.inspection.camera_checks.tangency import Outlines, tangency_errors
+from ouroboros3d.inspection.camera_checks.visual_hull import Hull, Masks, carve, on_border
 
 # Misfit is in pixels of the image, which is taken at 128 at most: the mean disagreement about tangent planes, and this
 # much for a hull that covers nothing.

@@ -9,8 +9,8 @@ import torch
 from planted import Posed
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.inspection.camera_checks.visual_hull import Masks, carve, grid
 from ouroboros3d.inspection.camera_checks.tangency import Outlines, outline, tangency_errors
+from ouroboros3d.inspection.camera_checks.visual_hull import Masks, carve, grid
 
 RADIUS = 0.4
 RIG = Cameras.orbit([0.0, 70.0, 130.0, 200.0, 260.0, 310.0], [0.0, 30.0, -20.0, 50.0, 10.0, 80.0], 1.7417, 39.598)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.rendering.cache import RenderCache
-from ouroboros3d.inspection.finding import EXAMPLES, Finding, few, of_objects
+from ouroboros3d.inspection.findings.finding import EXAMPLES, Finding, few, of_objects
 
 # From four sides and above: a single camera sees nothing of a sheet edge-on, and 16 pixels nothing of a wire.
 _SMALL = OrbitRig(image_size=48, orbits=1, views=4, elevation_deg=(30.0, 30.0), supersampling=1)

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from ouroboros3d.datamodules.readers.stored import MirroredPoses, SampleError, TransposedPoses, WrongFieldOfView
-from ouroboros3d.inspection.finding import EXAMPLES, Finding, by_chance, few, of_objects, view_names
+from ouroboros3d.inspection.findings.finding import EXAMPLES, Finding, by_chance, few, of_objects, view_names
 from ouroboros3d.inspection.images import Images
 
 # What readers refuse, with title, detail and advice.

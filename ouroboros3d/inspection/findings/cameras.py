@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ouroboros3d.inspection.check import Check
 from ouroboros3d.inspection.camera_checks.conventions import Hypothesis
 from ouroboros3d.inspection.camera_checks.diagnosis import Explanation
-from ouroboros3d.inspection.finding import EXAMPLES, Finding, by_chance, few, of_objects, view_names
 from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS
+from ouroboros3d.inspection.check import Check
+from ouroboros3d.inspection.findings.finding import EXAMPLES, Finding, by_chance, few, of_objects, view_names
 
 # Formats hold objects in the unit cube; over 256 objects the median of the hulls' longest edges is 1.02 to 1.04.
 _UNIT = (0.75, 1.35)

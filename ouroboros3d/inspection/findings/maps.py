@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ouroboros3d.inspection.finding import EXAMPLES, Finding, by_chance, of_objects
+from ouroboros3d.inspection.findings.finding import EXAMPLES, Finding, by_chance, of_objects
 from ouroboros3d.inspection.maps import FITS, WRONG, Maps
 
 _EXPLAINS = 0.5  # of the conflict that is left; of right depth lengths of rays leave 0.85 at least

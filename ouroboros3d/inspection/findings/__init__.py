@@ -1,0 +1,1 @@
+"""What check-data finds, one module a subject: cameras, images, maps, meshes."""
