@@ -74,7 +74,7 @@ if [ -f "$views" ]; then
     tar -xf "$views" -C "$scratch/views" && data=(--data.root "$scratch/views")
 fi
 
-tests=(tests/test_cuda.py tests/renderers/test_gaussians.py tests/renderers/test_surfaces.py
+tests=(tests/test_cuda.py tests/renderers/test_gaussians.py tests/renderers/test_surface_fusion.py
     tests/datamodules/rendering/test_rendering_on_gpu.py)
 render=("$python" -m ouroboros3d render ouroboros3d/datamodules/bundled)
 if [ -n "$rehearse" ]; then

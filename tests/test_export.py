@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from ouroboros3d.cli import main
-from ouroboros3d.datamodules.photo import photo_batch
+from ouroboros3d.datamodules.photo_framing import photo_batch
 from ouroboros3d.experiment import Loaded, load
 from ouroboros3d.export import OuroborosPipeline
 from ouroboros3d.export.card import model_card

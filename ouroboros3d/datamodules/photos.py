@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.datamodules.datasets import Background
-from ouroboros3d.datamodules.photo import Removal, photo_batch
+from ouroboros3d.datamodules.photo_framing import Removal, photo_batch
 
 
 class PhotoDataModule(LightningDataModule):

@@ -19,7 +19,7 @@ from torch import Tensor
 from ouroboros3d.callbacks.pictures import to_image
 from ouroboros3d.callbacks.predictions import save_prediction
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.photo import Photo, photo_batch
+from ouroboros3d.datamodules.photo_framing import Photo, photo_batch
 from ouroboros3d.export import components
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.lightning_modules.generation import SamplerSettings

@@ -26,13 +26,13 @@ from ouroboros3d.datamodules.verdicts import Verdict, tree_key, verdict_path, wr
 from ouroboros3d.files import default_cache_dir, replace_text
 from ouroboros3d.inspection import overlays
 from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS
-from ouroboros3d.inspection.findings.cameras import suspects
 from ouroboros3d.inspection.check import Check, check_tree, view_set
-from ouroboros3d.inspection.findings.finding import Finding, verdict
 from ouroboros3d.inspection.findings.all import all_findings, skip_list
-from ouroboros3d.inspection.images import look_at
+from ouroboros3d.inspection.findings.cameras import suspects
+from ouroboros3d.inspection.findings.finding import Finding, verdict
 from ouroboros3d.inspection.findings.maps import map_facts
 from ouroboros3d.inspection.findings.meshes import mesh_facts, mesh_findings, try_assets
+from ouroboros3d.inspection.images import look_at
 from ouroboros3d.inspection.report import Pictured, camera_map, histogram, page
 
 _PICTURED = 12

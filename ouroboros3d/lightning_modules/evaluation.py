@@ -19,7 +19,7 @@ from ouroboros3d.metrics.images import LPIPS, PSNR, SSIM, CoordinateError, MaskI
 from ouroboros3d.metrics.per_object import PerObject
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.rendering import Rendering
-from ouroboros3d.renderers.surfaces import carve, depth_maps, fuse_depth, inspection_cameras
+from ouroboros3d.renderers.surface_fusion import carve, depth_maps, fuse_depth, inspection_cameras
 
 _SEED = 0  # of the choice among fused surface points
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ouroboros3d.datamodules.objaverse import BUNDLED
-from ouroboros3d.datamodules.photo import load_photo
+from ouroboros3d.datamodules.photo_framing import load_photo
 
 ROOT = Path(__file__).parents[2]
 

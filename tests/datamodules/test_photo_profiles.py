@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ouroboros3d.datamodules.photo import load_photo
+from ouroboros3d.datamodules.photo_framing import load_photo
 
 SIZE = 64
 COLOURS = np.array([(200, 60, 40), (40, 160, 60)])  # inside of every gamut below

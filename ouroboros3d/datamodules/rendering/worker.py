@@ -28,7 +28,7 @@ from ouroboros3d.datamodules.rendering.jobs import RenderJob, RenderResult, Stag
 from ouroboros3d.datamodules.untrusted import allocated_bytes, no_memory
 from ouroboros3d.renderers.meshes import MeshRenderer
 from ouroboros3d.renderers.rendering import Rendering
-from ouroboros3d.renderers.surfaces import carve, inspection_cameras, sample_surface
+from ouroboros3d.renderers.surface_fusion import carve, inspection_cameras, sample_surface
 from ouroboros3d.renderers.textured_mesh import Material, TexturedMesh
 
 _DEPTH_SIZE = 128  # pixels of the depth that solid cells are carved from: at the object, 0.01 of cells of 0.019

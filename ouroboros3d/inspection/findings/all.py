@@ -1,7 +1,7 @@
 """Everything that a check found, and the objects to leave out."""
 
-from ouroboros3d.inspection.findings.cameras import camera_findings, suspects
 from ouroboros3d.inspection.check import Check
+from ouroboros3d.inspection.findings.cameras import camera_findings, suspects
 from ouroboros3d.inspection.findings.finding import Finding, view_names
 from ouroboros3d.inspection.findings.images import image_findings
 from ouroboros3d.inspection.findings.maps import map_findings

@@ -7,8 +7,8 @@ from ouroboros3d.cameras import Cameras
 from ouroboros3d.inspection.camera_checks.diagnosis import Diagnosis
 from ouroboros3d.inspection.camera_checks.silhouette_fit import ViewSet
 from ouroboros3d.inspection.camera_checks.statistics import CameraStatistics
-from ouroboros3d.inspection.findings.cameras import camera_findings, suspects
 from ouroboros3d.inspection.check import Check
+from ouroboros3d.inspection.findings.cameras import camera_findings, suspects
 from ouroboros3d.inspection.findings.finding import by_chance
 
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules import photo as photo_module
-from ouroboros3d.datamodules.photo import FILL, load_photo, photo_batch
+from ouroboros3d.datamodules import photo_framing as photo_module
+from ouroboros3d.datamodules.photo_framing import FILL, load_photo, photo_batch
 
 SIZE = 64
 

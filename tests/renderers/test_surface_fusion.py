@@ -12,7 +12,7 @@ from ouroboros3d.cameras import Cameras
 from ouroboros3d.gaussians import Gaussians, matrix_to_quaternion
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
-from ouroboros3d.renderers.surfaces import carve, depth_maps, fuse_depth, inspection_cameras, sample_surface
+from ouroboros3d.renderers.surface_fusion import carve, depth_maps, fuse_depth, inspection_cameras, sample_surface
 
 RIG = inspection_cameras(1.7417, 39.598)
 CENTRE, RADIUS = torch.tensor([0.1, -0.05, 0.08]), 0.35
@@ -197,7 +197,7 @@ class TestFuseDepth:
 
     def test_views_in_chunks_are_the_views_at_once(self, monkeypatch):
         expected = fuse(ball(1000, 0.03), count=300)
-        monkeypatch.setattr("ouroboros3d.renderers.surfaces._MAX_PIXELS", 5 * 96 * 96)
+        monkeypatch.setattr("ouroboros3d.renderers.surface_fusion._MAX_PIXELS", 5 * 96 * 96)
         assert torch.equal(fuse(ball(1000, 0.03), count=300).points, expected.points)
 
     def test_a_seed_gives_the_same_points_and_leaves_the_global_stream_alone(self):
