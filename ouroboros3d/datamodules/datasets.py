@@ -5,37 +5,27 @@ split could shift: the same step sees the same sample with any number of workers
 where it stopped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from ouroboros3d.batch import MultiviewBatch
-from ouroboros3d.cameras import Cameras, crop_intrinsics
+from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.augmentation import ObjectAugmentation
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
-from ouroboros3d.datamodules.readers.posed import PosedObject
 from ouroboros3d.datamodules.readers.stored import SampleError
-from ouroboros3d.datamodules.sources import Source
 from ouroboros3d.datamodules.splits import hashed_integer, hashed_uniform
+from ouroboros3d.datamodules.views import Background, ObjectViews, solid_colour, spread
 from ouroboros3d.surface import Surface
 
-Background = Literal["white", "grey", "black", "random"]
 ViewSelection = Literal["uniform", "published"]
 # Of an orbit of 16, rolled so that it begins with the input (Costwen/Ouroboros3D): the last step is a short one.
 PUBLISHED_ORBIT, PUBLISHED_VIEWS = 16, (0, 2, 4, 6, 8, 10, 12, 15)
-_GO_ON = "the same command, or fit --resume RUN, goes on without it, and check-data finds all such objects at once."
-_LEVELS: dict[Background, float] = {"white": 1.0, "grey": 0.5, "black": 0.0, "random": 1.0}
-
-
-def solid_colour(background: Background) -> Tensor:
-    """The colour [3] of a background where nothing is drawn at random: `random` is white."""
-    return torch.full((3,), _LEVELS[background])
+GO_ON = "the same command, or fit --resume RUN, goes on without it, and check-data finds all such objects at once."
 
 
 class Draw(NamedTuple):
@@ -63,115 +53,6 @@ class Sample:
     cameras: Cameras
     background: Tensor
     geometry: TrueGeometry | None = None
-
-
-class ObjectViews:
-    """Views of objects at one square size, kept in memory up to a limit and read from disk beyond it.
-
-    Images that are not square are padded with transparency, so that pixels stay square.
-
-    Args:
-        source: of the objects.
-        image_size: height and width in pixels.
-        memory_limit_mb: MiB of decoded views to keep, over all loading processes.
-    """
-
-    def __init__(self, source: Source, image_size: int, memory_limit_mb: int) -> None:
-        self.source = source
-        self.image_size = image_size
-        self._limit = memory_limit_mb * 2**20
-        self._kept: dict[tuple[str, int], Tensor] = {}
-
-    def object(self, uid: str) -> PosedObject:
-        """Cameras and files of an object, as stored.
-
-        Raises:
-            SampleError: a view or camera is missing or makes no sense.
-        """
-        return self.source.object(uid)
-
-    def rgba(self, uid: str, views: Sequence[int]) -> Tensor:
-        """Views [len(views), image_size, image_size, 4] of an object, uint8 with straight alpha.
-
-        Raises:
-            SampleError: a view is missing or unreadable.
-        """
-        return torch.stack([self._view(uid, view) for view in views])
-
-    def cameras(self, uid: str) -> Cameras:
-        """Cameras [F] of the square images of an object.
-
-        Raises:
-            SampleError: as `object`.
-        """
-        found = self.object(uid)
-        height, width = found.size
-        left, top, side = _square(height, width)
-        return Cameras(
-            found.cameras.c2w_opencv,
-            crop_intrinsics(
-                found.cameras.intrinsics_norm,
-                -left / width,
-                -top / height,
-                (side - left) / width,
-                (side - top) / height,
-            ),
-        )
-
-    def _view(self, uid: str, view: int) -> Tensor:
-        if (uid, view) in self._kept:
-            return self._kept[uid, view]
-        pixels = resized(self.object(uid).rgba(view), self.image_size)
-        worker = get_worker_info()
-        if (len(self._kept) + 1) * pixels.numel() * (worker.num_workers if worker else 1) <= self._limit:
-            self._kept[uid, view] = pixels
-        return pixels
-
-
-def resized(rgba: Tensor, size: int) -> Tensor:
-    """An image in the middle of a square of `size` pixels.
-
-    Args:
-        rgba: [H, W, 4] uint8, straight alpha; Pillow weighs colours by it.
-        size: height and width of the result.
-    """
-    height, width = rgba.shape[:2]
-    if height == width == size:
-        return rgba
-    left, top, side = _square(height, width)
-    square = Image.new("RGBA", (side, side))
-    square.paste(Image.fromarray(rgba.numpy()), (left, top))
-    # Hamming is the nearest to the area averages of our own renders; Pillow's box filter drops partial pixels.
-    smoothing = Image.Resampling.HAMMING if side >= size else Image.Resampling.BICUBIC
-    return torch.from_numpy(np.asarray(square.resize((size, size), smoothing)).copy())
-
-
-def _square(height: int, width: int) -> tuple[int, int, int]:
-    """Where an image lies in the square that holds it: whole pixels of padding left and above, and the side."""
-    side = max(height, width)
-    return (side - width) // 2, (side - height) // 2, side
-
-
-def spread(azimuth_deg: Tensor, ring: Sequence[int], start: int, count: int) -> list[int]:
-    """Views of a ring whose azimuths are nearest to evenly spread ones from the start's on, each view once.
-
-    On an even ring whose number of views `count` divides, these are exactly the evenly spread ones.
-
-    Args:
-        azimuth_deg: [F] of all views, growing with the angle around the vertical axis.
-        ring: the views to choose among, at least `count`.
-        start: place in the ring of the first one.
-        count: how many.
-    """
-    free = list(ring)
-    chosen = [free.pop(start)]
-    first = float(azimuth_deg[chosen[0]])
-    for step in range(1, count):
-        wanted = first + 360 * step / count
-        away = [abs((float(azimuth_deg[view]) - wanted + 180) % 360 - 180) for view in free]
-        # Rounded, so that a tie does not hang on the last bit of an arc tangent.
-        chosen.append(free.pop(min(range(len(free)), key=lambda place: round(away[place], 3))))
-    return chosen
 
 
 class MultiviewDataset(Dataset[Sample]):
@@ -247,7 +128,7 @@ class MultiviewDataset(Dataset[Sample]):
         except SampleError as error:
             listed = self.views.source.list_unreadable(uid, error)
             if isinstance(key, Draw):
-                raise SampleError(f"{error} It is listed in {listed}: {_GO_ON}") from error
+                raise SampleError(f"{error} It is listed in {listed}: {GO_ON}") from error
             return None
 
     def _random(self, uid: str, draw: Draw) -> Sample:
@@ -366,99 +247,3 @@ def _relative_geometry(geometries: Sequence[TrueGeometry], object_from_batch: Te
         "occupancy": torch.stack([geometry.occupancy for geometry in geometries]),
         "coordinates": (maps @ turn.transpose(-1, -2) + shift).permute(0, 1, 4, 2, 3).contiguous(),
     }
-
-
-class DrawSampler(DistributedSampler[Sample]):
-    """An endless stream of draws, dealt to the ranks in turn: epoch after epoch, every object `repeats` times in each.
-
-    One iteration yields about an epoch of it, whole batches only, from `start` on; a batch may reach into the next
-    epoch, so nothing is dropped and nothing padded. A `DistributedSampler` because Lightning leaves those in place
-    under every strategy; the epoch that it announces is not needed, the place in the stream says it.
-
-    Args:
-        dataset: the objects.
-        repeats: draws of each object per epoch.
-        batch_size: draws per batch on each rank.
-        seed: of the order.
-        num_replicas: processes that train together.
-        rank: this one.
-    """
-
-    def __init__(
-        self, dataset: MultiviewDataset, repeats: int, batch_size: int, seed: int, num_replicas: int, rank: int
-    ) -> None:
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed)
-        self.repeats = repeats
-        self.objects = len(dataset)
-        self.num_samples = batch_size * max(1, self.objects * repeats // (batch_size * num_replicas))
-        self.total_size = self.num_samples * num_replicas
-        self.start = 0
-
-    def __iter__(self) -> Iterator[Draw]:  # type: ignore[override]  # the base class yields plain integers
-        """`len(self)` draws of this rank from number `start` on."""
-        order_of: tuple[int, list[int]] = (-1, [])
-        for number in range(self.start, self.start + self.num_samples):
-            epoch, place = divmod(number * self.num_replicas + self.rank, self.objects * self.repeats)
-            if order_of[0] != epoch:
-                order_of = (epoch, self._order(epoch))
-            repeat, item = divmod(order_of[1][place], self.objects)
-            yield Draw(item, epoch, repeat)
-
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(hashed_integer("order", self.seed, epoch))
-        return torch.randperm(self.objects * self.repeats, generator=generator).tolist()
-
-
-class SampleLoader(DataLoader[Sample]):
-    """A loader of batches: what is left out is left out of them, and errors of its workers are raised as they were."""
-
-    def __iter__(self) -> Iterator[MultiviewBatch]:  # type: ignore[override]  # collated
-        """One batch after another.
-
-        Raises:
-            OSError: as `MultiviewDataset`.
-            ValueError: as there, or nothing of a batch can be read while other processes go through theirs in step.
-        """
-        for batch in super().__iter__():
-            if isinstance(batch, (ValueError, OSError)):
-                raise batch
-            if batch is not None:
-                yield batch
-            elif torch.distributed.is_initialized():  # the others would wait for ever
-                raise ValueError(f"expected a batch on each process, got an object that cannot be read: {_GO_ON}")
-
-
-class ResumableLoader(SampleLoader):
-    """A loader over a `DrawSampler` whose place in the stream goes into the checkpoint (Lightning asks for it).
-
-    Each iteration continues where the last one was left, whether it was finished or not.
-    """
-
-    _batches = 0
-
-    def __iter__(self) -> Iterator[MultiviewBatch]:  # type: ignore[override]  # collated
-        """One epoch of batches.
-
-        Raises:
-            ValueError: an object has too few views, or none can be read.
-        """
-        if isinstance(self.sampler, DrawSampler):  # Lightning's `overfit_batches` puts a sequential one in its place
-            self.sampler.start = self._batches * self._batch_draws // self.sampler.num_replicas
-        # Counted here, not in the sampler, which runs ahead of the loop by what the workers prefetch.
-        for batch in super().__iter__():
-            self._batches += 1
-            yield batch
-
-    @property
-    def _batch_draws(self) -> int:
-        """Draws that one step takes from the stream, on all ranks together."""
-        assert self.batch_size is not None
-        return self.batch_size * (self.sampler.num_replicas if isinstance(self.sampler, DrawSampler) else 1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """How many draws of the stream were handed out."""
-        return {"draws": self._batches * self._batch_draws}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue behind the draws that were handed out."""
-        self._batches = int(state["draws"]) // self._batch_draws

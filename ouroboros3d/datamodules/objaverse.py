@@ -14,18 +14,8 @@ from torch.utils.data import DataLoader, Subset
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.datamodules.augmentation import ObjectAugmentation
-from ouroboros3d.datamodules.datasets import (
-    PUBLISHED_VIEWS,
-    Background,
-    DrawSampler,
-    MultiviewDataset,
-    ObjectViews,
-    ResumableLoader,
-    Sample,
-    SampleLoader,
-    ViewSelection,
-    collate,
-)
+from ouroboros3d.datamodules.datasets import PUBLISHED_VIEWS, MultiviewDataset, Sample, ViewSelection, collate
+from ouroboros3d.datamodules.loaders import DrawSampler, ResumableLoader, SampleLoader
 from ouroboros3d.datamodules.objaverse_download import download_root, fetch_lists, fetch_objects
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.orbits.true_geometry import SAMPLING_SEED
@@ -38,6 +28,7 @@ from ouroboros3d.datamodules.rendered_meshes import RenderedMeshes
 from ouroboros3d.datamodules.several_trees import SeveralTrees
 from ouroboros3d.datamodules.sources import Source
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
+from ouroboros3d.datamodules.views import Background, ObjectViews
 from ouroboros3d.files import default_cache_dir, uncollected
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.datasets import Background, solid_colour
 from ouroboros3d.datamodules.untrusted import (
     IMAGE_FORMATS,
     MAX_ASSET_BYTES,
@@ -28,6 +27,7 @@ from ouroboros3d.datamodules.untrusted import (
     read_regular,
     refusing,
 )
+from ouroboros3d.datamodules.views import Background, solid_colour
 
 Removal = Literal["border", "rembg"]
 Photo = Path | Image.Image

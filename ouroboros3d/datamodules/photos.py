@@ -7,8 +7,8 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ouroboros3d.batch import MultiviewBatch
-from ouroboros3d.datamodules.datasets import Background
 from ouroboros3d.datamodules.photo_framing import Removal, photo_batch
+from ouroboros3d.datamodules.views import Background
 
 
 class PhotoDataModule(LightningDataModule):

@@ -12,7 +12,8 @@ from torch.testing import assert_close
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras, check_rigid
-from ouroboros3d.datamodules.datasets import Draw, DrawSampler, collate
+from ouroboros3d.datamodules.datasets import Draw, collate
+from ouroboros3d.datamodules.loaders import DrawSampler
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.splits import SPLITS

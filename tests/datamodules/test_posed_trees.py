@@ -19,9 +19,10 @@ from torch.testing import assert_close
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.cli import main
-from ouroboros3d.datamodules.datasets import Draw, Sample, collate, resized, solid_colour, spread
+from ouroboros3d.datamodules.datasets import Draw, Sample, collate
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.splits import Split, split_of
+from ouroboros3d.datamodules.views import resized, solid_colour, spread
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "tests/fixtures/published/dataset_cameras.npz"

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from posed_writers import ORBIT
 
 from ouroboros3d.cli import main
-from ouroboros3d.datamodules.datasets import ResumableLoader
+from ouroboros3d.datamodules.loaders import ResumableLoader
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.quarantine import Quarantine
 from ouroboros3d.datamodules.readers.stored import SampleError

@@ -16,7 +16,8 @@ from mesh_trees import Here, slab, write_meshes
 from PIL import Image
 
 from ouroboros3d.cli import main
-from ouroboros3d.datamodules.datasets import DrawSampler, MultiviewDataset, ObjectViews, ResumableLoader, collate
+from ouroboros3d.datamodules.datasets import MultiviewDataset, collate
+from ouroboros3d.datamodules.loaders import DrawSampler, ResumableLoader
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.posed_renders import PosedRenders
@@ -27,6 +28,7 @@ from ouroboros3d.datamodules.readers.shards import ShardIndex, ShardReader
 from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.rendering.folder import RenderFolder
 from ouroboros3d.datamodules.rendering.shards import ShardFolder
+from ouroboros3d.datamodules.views import ObjectViews
 
 UIDS = ["a", "b", "c", "d", "e"]
 RIG = OrbitRig(32, 2, 4, (10.0, 40.0), supersampling=1)
