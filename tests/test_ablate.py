@@ -307,3 +307,57 @@ def test_gpus_and_cores_are_shared_out(here: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PATH", str(here / "nothing"))
     assert visible_gpus() == []
+
+
+def test_each_training_is_tested_with_each_seed_of_the_sampler(here: Path) -> None:
+    off = {**STAGED, "name": "off", "weights_of": "staged", "arguments": ["--model.sampler.num_steps=2"]}
+    suite = read_suite(write_suite(here / "pair.yaml", STAGED, off, seeds=[3, 4], sampling_seeds=[0, 7]))
+    *tasks, compare = plan(suite, Path("runs"), [])
+    assert [task.name for task in tasks if "seed_3" in task.name] == [
+        *("staged-seed_3-fit", "staged-seed_3-test", "staged-seed_3-sampling_7-test"),
+        *("off-seed_3-test", "off-seed_3-sampling_7-test"),
+    ]
+    by_name = {task.name: task for task in tasks}
+    for name, task in by_name.items():
+        command = " ".join(task.arguments)
+        if task.kind == "fit" or task.weights_of:  # else its configuration is the fit's
+            assert f"--model.sampler.seed {7 if 'sampling_7' in name else 0} " in command
+            assert f"--seed_everything {3 if 'seed_3' in name else 4} " in command
+            assert ("num_steps=2" in command) == name.startswith("off")
+        if task.weights_of:
+            assert task.weights_of == Path(f"runs/staged/pair-seed_{3 if 'seed_3' in name else 4}")
+    assert len({task.run for task in tasks}) == 8
+    assert compare.after == tuple(task.name for task in tasks if task.kind == "test")
+
+
+def test_the_time_that_is_left_follows_the_suite_and_what_was_done_here(here: Path) -> None:
+    staged = {**STAGED, "seconds": [600, 60]}
+    suite = read_suite(write_suite(here / "pair.yaml", staged, {**COMBINED, "seconds": [0, 90]}, seeds=[0, 1]))
+    tasks = plan(suite, Path("runs"), [])
+    with Manifest(here / "runs/ablate/pair", {}) as state:
+        assert Execution(tasks, state, [{}]).seconds_left() == 2 * (600 + 60 + 90)
+        state.entry(tasks[0].name).update(state="done", started="before", seconds=300.0)  # twice as fast as there
+        checkpoint = tasks[0].run / "checkpoints/last.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        assert Execution(tasks, state, [{}]).seconds_left() == (600 + 2 * (60 + 90)) / 2
+        silent = plan(read_suite(write_suite(here / "pair.yaml", STAGED)), Path("other"), [])
+        assert Execution(silent, state, [{}]).seconds_left() is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seconds": [60]}, "seconds: expected those of a fit and of a test"),
+        ({"seconds": [60, -1]}, "seconds: expected those of a fit and of a test"),
+        ({"arguments": "--trainer.max_steps=2"}, "arguments: expected a list such as"),
+    ],
+)
+def test_what_an_experiment_says_of_itself_is_checked(here: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_suite(write_suite(here / "pair.yaml", {**STAGED, **change}))
+
+
+def test_seeds_of_the_sampler_are_checked(here: Path) -> None:
+    with pytest.raises(ValueError, match="sampling_seeds: expected different whole numbers"):
+        read_suite(write_suite(here / "pair.yaml", STAGED, sampling_seeds=[0, 0]))

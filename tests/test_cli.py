@@ -24,7 +24,7 @@ from ouroboros3d.gaussians import load_ply
 from ouroboros3d.run_folders import claim
 
 ROOT = Path(__file__).parents[1]
-ABLATIONS = sorted(path for path in (ROOT / "ablations").glob("*.yaml") if path.stem != "suite")
+ABLATIONS = sorted(path for path in (ROOT / "ablations").glob("*.yaml") if path.stem not in ("suite", "study"))
 # A run that kills itself like `kill -9` in the middle of its sixth step.
 _KILLED = """
 import os, signal, sys

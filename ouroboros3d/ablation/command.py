@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ouroboros3d.ablation.execution import Execution
@@ -49,7 +50,7 @@ def run(arguments: Sequence[str]) -> None:
         raise ValueError(f"jobs: expected at least 1 task at a time, got {options.jobs}.")
     suite = read_suite(options.suite)
     if options.seeds:
-        suite = Suite(suite.name, check_seeds(options.seeds), suite.experiments, suite.arguments)
+        suite = replace(suite, seeds=check_seeds(options.seeds))
     if options.only:
         suite = suite.only(options.only)
     settings = _settings(suite, extra)
@@ -115,7 +116,8 @@ def _settings(suite: Suite, extra: Sequence[str]) -> dict[str, str]:
             settings[f"--config {path}"] = _hash(path)
     for experiment in suite.experiments:
         weights = f" with the weights of {experiment.weights_of}" if experiment.weights_of else ""
-        settings[experiment.name] = f"{experiment.config.name} ({_hash(experiment.config)}){weights}"
+        more = "".join(f" {argument}" for argument in experiment.arguments)
+        settings[experiment.name] = f"{experiment.config.name} ({_hash(experiment.config)}){more}{weights}"
     return settings
 
 

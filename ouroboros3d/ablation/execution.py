@@ -54,10 +54,27 @@ class Execution:
             elif entry["state"] != "interrupted":
                 entry["state"] = "pending"
 
+    def seconds_left(self) -> float | None:
+        """What the tasks that are due should take one after the other, or None where the suite does not say.
+
+        By the suite's own numbers, and as much faster or slower as the tasks that are done were here.
+        """
+        known = [task for task in self.tasks if task.seconds]
+        if not known:
+            return None
+        took = {task.name: self.manifest.entry(task.name).get("seconds") for task in known if task.name in self.done}
+        here = sum(seconds for seconds in took.values() if seconds)
+        there = sum(task.seconds or 0.0 for task in known if took.get(task.name))
+        pace = here / there if there else 1.0
+        return pace * sum(task.seconds or 0.0 for task in known if task.name not in self.done)
+
     def run(self, stop: Sequence[int]) -> None:
         """Work until nothing is due, or until `stop`, which a signal handler fills, is not empty."""
         if self.done:
             print(f"ablate: {len(self.done)} of {len(self.tasks)} tasks were done before", flush=True)
+        if left := self.seconds_left():
+            hours = f"{left / 3600:.1f} hours" if left >= 3600 else duration(left)
+            print(f"ablate: expects about {hours} of work, {len(self.environments)} tasks at a time", flush=True)
         try:
             while not stop:
                 self._collect()

@@ -1,8 +1,9 @@
 """A suite: which experiments with which seeds, read strictly from a short YAML file."""
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ class Experiment:
         name: of its runs' first folder.
         config: the ablation's file.
         weights_of: the experiment whose checkpoints it is tested with; None where it is trained itself.
+        arguments: added to the command line of its fit and tests.
+        seconds: of its fit and of one test, as they were measured once; None = not known.
     """
 
     name: str
     config: Path
     weights_of: str | None = None
+    arguments: tuple[str, ...] = ()
+    seconds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,17 @@ class Suite:
 
     Args:
         name: the file's, without its suffix.
-        seeds: of data, training and sampling.
+        seeds: of data and training.
         experiments: in the order of the file.
         arguments: added to the command line of every fit and test.
+        sampling_seeds: of the sampler's noise; every training is tested with each. None = its own seed alone.
     """
 
     name: str
     seeds: tuple[int, ...]
     experiments: tuple[Experiment, ...]
     arguments: tuple[str, ...] = ()
+    sampling_seeds: tuple[int, ...] | None = None
 
     def only(self, names: Sequence[str]) -> "Suite":
         """The suite with fewer experiments: the named ones and those whose weights they need.
@@ -51,7 +58,7 @@ class Suite:
             if name not in known:
                 raise ValueError(f"only: expected one of {', '.join(known)}, got {name!r}.")
         kept = {*names, *(known[name].weights_of for name in names)}
-        return Suite(self.name, self.seeds, tuple(e for e in self.experiments if e.name in kept), self.arguments)
+        return replace(self, experiments=tuple(e for e in self.experiments if e.name in kept))
 
 
 def read_suite(path: Path) -> Suite:
@@ -67,10 +74,7 @@ def read_suite(path: Path) -> Suite:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected a suite in YAML, got what cannot be read: {error}.") from error
-    _check_keys(path, "the suite", content, {"seeds", "experiments"}, {"arguments"})
-    arguments = content.get("arguments", [])
-    if not isinstance(arguments, list) or not all(isinstance(argument, str) for argument in arguments):
-        raise ValueError(f"{path}: arguments: expected a list such as [--trainer.max_steps=200], got {arguments!r}.")
+    _check_keys(path, "the suite", content, {"seeds", "experiments"}, {"arguments", "sampling_seeds"})
     entries = content["experiments"]
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path}: experiments: expected a list of at least one, got {entries!r}.")
@@ -85,26 +89,35 @@ def read_suite(path: Path) -> Suite:
                 f"{path}: {experiment.name}: weights_of: expected an experiment above it that is trained, "
                 f"{' or '.join(trained) or 'of which there is none'}, got {experiment.weights_of!r}."
             )
-    return Suite(path.stem, check_seeds(content["seeds"]), experiments, tuple(arguments))
+    sampling = check_seeds(content["sampling_seeds"], "sampling_seeds") if "sampling_seeds" in content else None
+    return Suite(path.stem, check_seeds(content["seeds"]), experiments, _arguments(path, content), sampling)
 
 
-def check_seeds(seeds: Any) -> tuple[int, ...]:  # noqa: ANN401 - what a YAML file holds
+def check_seeds(seeds: Any, name: str = "seeds") -> tuple[int, ...]:  # noqa: ANN401 - what a YAML file holds
     """The seeds, if they are different whole numbers.
+
+    Args:
+        seeds: as they were read.
+        name: of their key.
 
     Raises:
         ValueError: they are not, or there is none.
     """
     whole = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     if not whole or not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds: expected different whole numbers from 0 to 2^32 - 1, such as [0, 1], got {seeds!r}.")
+        raise ValueError(f"{name}: expected different whole numbers from 0 to 2^32 - 1, such as [0, 1], got {seeds!r}.")
     return tuple(seeds)
 
 
 def _experiment(path: Path, entry: Any) -> Experiment:  # noqa: ANN401 - what a YAML file holds
-    _check_keys(path, "an experiment", entry, {"name"}, {"config", "weights_of"})
-    for key, value in entry.items():
-        if not isinstance(value, str):
-            raise ValueError(f"{path}: {key}: expected a text, got {value!r}.")
+    _check_keys(path, "an experiment", entry, {"name"}, {"config", "weights_of", "arguments", "seconds"})
+    for key in entry.keys() - {"arguments", "seconds"}:
+        if not isinstance(entry[key], str):
+            raise ValueError(f"{path}: {key}: expected a text, got {entry[key]!r}.")
+    seconds = entry.get("seconds")
+    numbers = isinstance(seconds, list) and all(type(one) in (int, float) and 0 <= one < math.inf for one in seconds)
+    if "seconds" in entry and not (numbers and len(seconds) == 2):
+        raise ValueError(f"{path}: seconds: expected those of a fit and of a test, such as [600, 90], got {seconds!r}.")
     name = entry["name"]
     if not re.fullmatch(r"(?!(ablate|overview)$|comparison(\.|$))[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ValueError(
@@ -116,7 +129,15 @@ def _experiment(path: Path, entry: Any) -> Experiment:  # noqa: ANN401 - what a 
         raise FileNotFoundError(
             f"{path}: {name}: expected its configuration, got no file {config}; name it with config."
         )
-    return Experiment(name, config, entry.get("weights_of"))
+    expected = None if seconds is None else (float(seconds[0]), float(seconds[1]))
+    return Experiment(name, config, entry.get("weights_of"), _arguments(path, entry), expected)
+
+
+def _arguments(path: Path, entry: dict[str, Any]) -> tuple[str, ...]:
+    arguments = entry.get("arguments", [])
+    if not isinstance(arguments, list) or not all(isinstance(argument, str) for argument in arguments):
+        raise ValueError(f"{path}: arguments: expected a list such as [--trainer.max_steps=200], got {arguments!r}.")
+    return tuple(arguments)
 
 
 def _check_keys(path: Path, what: str, entry: Any, needed: set[str], more: set[str]) -> None:  # noqa: ANN401

@@ -20,6 +20,7 @@ class Task:
         arguments: the command line after `python -m ouroboros3d`, the first time.
         after: names of the tasks that have to be done before.
         weights_of: the tested run whose checkpoint is tested again, or None.
+        seconds: that it took when the suite was made before, or None.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Task:
     arguments: tuple[str, ...]
     after: tuple[str, ...] = ()
     weights_of: Path | None = None
+    seconds: float | None = None
 
     @property
     def makes_run(self) -> bool:
@@ -67,18 +69,24 @@ def plan(suite: Suite, runs: Path, arguments: Sequence[str]) -> list[Task]:
     """
     tasks: list[Task] = []
     for seed in suite.seeds:
-        version = f"{suite.name}-seed_{seed}"
+        first = f"{suite.name}-seed_{seed}"
         for experiment in suite.experiments:
-            name, run = f"{experiment.name}-seed_{seed}", runs / experiment.name / version
-            common = _common(experiment, seed, runs, version, [*suite.arguments, *arguments])
-            if experiment.weights_of is None:
-                tasks.append(Task(f"{name}-fit", "fit", run, ("fit", *common)))
-                tested = ("test", "--config", str(run / "config.yaml"))
-                tasks.append(Task(f"{name}-test", "test", run, tested, (f"{name}-fit",)))
-            else:
-                needed = f"{experiment.weights_of}-seed_{seed}-test"
-                weights = runs / experiment.weights_of / version
-                tasks.append(Task(f"{name}-test", "test", run, ("test", *common), (needed,), weights))
+            trained = experiment.weights_of or experiment.name
+            for sampling in suite.sampling_seeds or (seed,):
+                again = suite.sampling_seeds is not None and sampling != suite.sampling_seeds[0]
+                suffix = f"-sampling_{sampling}" if again else ""
+                name, version = f"{experiment.name}-seed_{seed}{suffix}", first + suffix
+                run = runs / experiment.name / version
+                of_fit, of_test = experiment.seconds or (None, None)
+                common = _common(experiment, seed, sampling, runs, version, [*suite.arguments, *arguments])
+                if trained == experiment.name and not again:
+                    tasks.append(Task(f"{name}-fit", "fit", run, ("fit", *common), seconds=of_fit))
+                    tested = ("test", "--config", str(run / "config.yaml"))
+                    tasks.append(Task(f"{name}-test", "test", run, tested, (f"{name}-fit",), seconds=of_test))
+                else:
+                    needed = (f"{trained}-seed_{seed}-test",)
+                    weights = runs / trained / first
+                    tasks.append(Task(f"{name}-test", "test", run, ("test", *common), needed, weights, of_test))
     if len(suite.experiments) > 1:
         tests = [task for task in tasks if task.kind == "test"]
         out = runs / "comparison"
@@ -87,10 +95,12 @@ def plan(suite: Suite, runs: Path, arguments: Sequence[str]) -> list[Task]:
     return tasks
 
 
-def _common(experiment: Experiment, seed: int, runs: Path, version: str, arguments: Sequence[str]) -> list[str]:
-    """One seed for the order of the data, the training and the noise of the sampler."""
+def _common(
+    experiment: Experiment, seed: int, sampling: int, runs: Path, version: str, arguments: Sequence[str]
+) -> list[str]:
+    """One seed for the order of the data and the training, and one for the noise of the sampler."""
     return [
-        *("--config", str(experiment.config), *arguments),
-        *("--seed_everything", str(seed), "--data.seed", str(seed), "--model.sampler.seed", str(seed)),
+        *("--config", str(experiment.config), *arguments, *experiment.arguments),
+        *("--seed_everything", str(seed), "--data.seed", str(seed), "--model.sampler.seed", str(sampling)),
         *("--runs", str(runs), "--experiment", experiment.name, "--version", version),
     ]

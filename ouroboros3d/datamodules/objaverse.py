@@ -54,6 +54,7 @@ class ObjaverseDataModule(LightningDataModule):
         categories: use only objects of these LVIS categories.
         uids: use only these objects: a list, or a file with one uid a line or a JSON array.
         skip_uids: leave these objects out, known to be broken: given as `uids`.
+        test_uids: test only these of the test objects: given as `uids`. Training and validation are as without.
         max_objects: use at most this many objects of each split, of all trees together.
         image_size: height and width in pixels.
         num_views: generated views per object, evenly spread around it, the input first; divides `orbit_views`.
@@ -100,6 +101,7 @@ class ObjaverseDataModule(LightningDataModule):
         categories: list[str] | None = None,
         uids: list[str] | Path | None = None,
         skip_uids: list[str] | Path | None = None,
+        test_uids: list[str] | Path | None = None,
         max_objects: int | None = None,
         image_size: int = 64,
         num_views: int = 4,
@@ -171,6 +173,7 @@ class ObjaverseDataModule(LightningDataModule):
         self.categories = categories
         self.uids = uids
         self.skip_uids = skip_uids
+        self.test_uids = test_uids
         self.max_objects = max_objects
         self.num_views = num_views
         self.num_target_views = num_target_views
@@ -236,7 +239,23 @@ class ObjaverseDataModule(LightningDataModule):
             uid = self.source.uid(name)
             if name not in skipped and uid not in skipped:
                 of_split[listed.get(uid) or split_of(uid, *self.fractions)].append(name)
+        if (tested := read_uids("test_uids", self.test_uids)) is not None:
+            of_split["test"] = self._among(set(tested), of_split["test"])
         return {split: names[: self.max_objects] for split, names in of_split.items()}
+
+    def _among(self, uids: set[str], names: list[str]) -> list[str]:
+        """The test objects of these names that are among the uids.
+
+        Raises:
+            ValueError: a uid that is no test object, so perhaps one that is trained on.
+        """
+        chosen = [name for name in names if name in uids or self.source.uid(name) in uids]
+        if unknown := sorted(uids.difference(chosen, map(self.source.uid, chosen))):
+            raise ValueError(
+                f"test_uids: expected test objects of {self.source.where}, got {len(unknown)} others of {len(uids)}, "
+                f"{', '.join(map(repr, unknown[:3]))}; take them off the list, or test the trees that it was made for."
+            )
+        return chosen
 
     @cached_property
     def _named_to_skip(self) -> frozenset[str]:

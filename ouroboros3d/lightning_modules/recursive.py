@@ -53,6 +53,11 @@ class Recursive(ImageTo3D):
             )
         if not 0 <= true_maps <= 1:
             raise ValueError(f"true_maps: expected a share in [0, 1], got {true_maps:g}.")
+        if self.unet.trainable == "adapters" and not (self.unet.feedback_maps and feedback_probability == 1):
+            raise ValueError(
+                "unet.trainable: expected feedback_maps and feedback_probability 1 with `adapters`, as a step without "
+                f"feedback trains nothing then, got {list(self.unet.feedback_maps)} and {feedback_probability:g}."
+            )
         self.feedback_probability = feedback_probability
         self.true_maps = true_maps
         self.feedback_level = feedback_level

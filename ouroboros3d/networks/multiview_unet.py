@@ -24,7 +24,7 @@ from ouroboros3d.networks.view_convolution import use_view_convolutions
 DownBlockType = Literal["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"]
 UpBlockType = Literal["CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"]
 FeedbackMap = Literal["colour", "coordinates"]
-Trainable = Literal["all", "temporal", "new", "lora"]
+Trainable = Literal["all", "temporal", "new", "adapters", "lora"]
 
 _FREQUENCIES = 6
 _RAY_CHANNELS = 6 * (2 * _FREQUENCIES + 1)  # sines, cosines and the Plücker coordinates themselves: 78
@@ -149,7 +149,8 @@ class MultiviewUNet(nn.Module):
             compiler), each compiled on its own so that names of weights and hooks stay; None = not compiled.
         trainable: what a training of this network changes: `all`; SVD's `temporal` layers; `lora`, low-rank additions
             (Hu et al. 2021) to the attentions' projections; or none of SVD but what is `new` here. Rays and adapters,
-            the new parts, are always trained.
+            the new parts, are trained with each of these; with `adapters` those of feedback alone (3D-Adapter, Chen et
+            al. 2024).
         lora_rank: of the additions.
     """
 
@@ -265,6 +266,9 @@ class MultiviewUNet(nn.Module):
             return
         for name, parameter in self.unet.named_parameters():
             parameter.requires_grad_(self.trainable == "temporal" and bool(_TEMPORAL.search(name)))
+        if self.trainable == "adapters":
+            self.requires_grad_(False)
+            self.cond_encoder.requires_grad_(True)
         if self.trainable == "lora":
             # Here, because peft takes a second to import, which nothing else needs.
             from peft import LoraConfig, inject_adapter_in_model

@@ -297,6 +297,15 @@ def test_names_to_skip_that_nothing_has_are_told_once(
     assert "'nobody'" in caplog.text
 
 
+def test_a_list_of_test_objects_leaves_training_as_it_is(tree: Tree, cache_dir: Path) -> None:
+    whole = module(tree, cache_dir).objects()
+    chosen = whole["test"][-1:]
+    assert module(tree, cache_dir, test_uids=chosen).objects() == {**whole, "test": chosen}
+    for other in (whole["train"][0], "nobody"):
+        with pytest.raises(ValueError, match=f"test_uids: expected test objects of .*, got 1 others of 2, '{other}'"):
+            module(tree, cache_dir, test_uids=[*chosen, other]).objects()
+
+
 def test_a_damaged_view_of_the_cache_says_how_it_is_made_again(tree: Tree, cache_dir: Path, tmp_path: Path) -> None:
     cache = Path(shutil.copytree(cache_dir, tmp_path / "cache"))
     data = ready(tree, cache)

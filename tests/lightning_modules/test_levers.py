@@ -193,6 +193,11 @@ def test_what_is_trained_is_what_the_configuration_says(batch: MultiviewBatch) -
     )
     module = recursive(unet(trainable="new"), train=("unet",))
     assert set(gradients(module, batch)) == names["new"]
+    alone = recursive(unet(trainable="adapters"), train=("unet",), feedback_probability=1.0)
+    assert trained(alone) == {name for name in names["all"] if name.startswith("unet.cond_encoder.")}
+    assert set(gradients(alone, batch)) == trained(alone)
+    with pytest.raises(ValueError, match="feedback_probability 1 with `adapters`"):
+        recursive(unet(trainable="adapters"), train=("unet",))
     with pytest.raises(ValueError, match="add unet to train"):
         recursive(unet(trainable="temporal"), train=("reconstructor",))
     with pytest.raises(ValueError, match="lora_rank: expected at least 1"):
