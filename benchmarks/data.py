@@ -42,7 +42,8 @@ from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.orbits.rig import FORMAT, FORMAT_VERSION, OrbitRig, orbit_name
 from ouroboros3d.datamodules.readers.shards import index_line, shard_name
 from ouroboros3d.datamodules.rendering.cache import RenderCache
-from ouroboros3d.datamodules.rendering.folder import Entry, RenderFolder
+from ouroboros3d.datamodules.rendering.entries import Entry
+from ouroboros3d.datamodules.rendering.folder import RenderFolder
 
 WORKERS = 2
 EPOCHS = 10

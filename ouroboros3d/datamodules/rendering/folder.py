@@ -9,168 +9,29 @@ import json
 import logging
 import os
 import random
-import re
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import Any
 
 from ouroboros3d.datamodules.orbits.rig import OrbitRig, orbit_name
 from ouroboros3d.datamodules.orbits.true_geometry import surface_name
 from ouroboros3d.datamodules.readers.meshes import Asset
+from ouroboros3d.datamodules.rendering.entries import Entry, EntryList, Located, LocatedT, hash_asset
 from ouroboros3d.datamodules.rendering.jobs import RENDERER_VERSION, MapName, RenderJob, Stage, Worker
 from ouroboros3d.datamodules.rendering.process import RenderProcess
+from ouroboros3d.datamodules.rendering.run import render_all
 from ouroboros3d.datamodules.splits import SPLITS, Split, read_splits, split_of, write_splits
-from ouroboros3d.datamodules.untrusted import MAX_ASSET_BYTES, open_regular
-from ouroboros3d.files import append_line, replace_text, sha256_of
+from ouroboros3d.files import append_line, replace_text
 
 log = logging.getLogger(__name__)
 
 # A temporary folder older than this belongs to no living writer.
 _ABANDONED_AFTER_S = 3600
-_SAY_EVERY_S = 60  # where there is no terminal to draw a bar on
 _CONFIG = "render_config.json"
 _RENDERER = "ouroboros3d.renderers.meshes"
-_BEGIN = '{"uid": '
-_PLAIN_LINE = re.compile(r'^(\{"uid": "([^"\\\x00-\x1f]*)".*)$', re.MULTILINE)  # as nearly all are
-
-
-class Located(Protocol):
-    """What is asked of an object to tell whether it is rendered: an `Asset`, or less, which is quicker to make."""
-
-    @property
-    def uid(self) -> str:
-        """The object."""
-
-    @property
-    def path(self) -> Path | str:
-        """Its mesh file."""
-
-
-_File = TypeVar("_File", bound=Located)
-
-
-_REMARKABLE = ("doubt", "notes")
-_SELDOM = (*_REMARKABLE, "own_uid")
-
-
-class Entry(NamedTuple):
-    """A line of `index.jsonl` (an object whose orbits are complete) or `failures.jsonl`.
-
-    Args:
-        uid: the object.
-        sha256: of its mesh file.
-        size: of that file in bytes; size and time spare the next run hashing it again.
-        mtime_ns: its modification time.
-        stage: where it failed (`missing`, `load`, `render`, `memory`, `timeout`, `crash`); `done` in the index.
-        error: the reason.
-        surface_points: of the true geometry that was to be written too; 0 = views alone.
-        doubt: why a rendered object should be looked at before anyone trains on it; empty for no reason.
-        notes: what a rendered object's file says beside what is shown.
-        own_uid: what the object is called in its tree, where `uid` is a name among several trees.
-    """
-
-    uid: str
-    sha256: str
-    size: int
-    mtime_ns: int
-    stage: Stage = "done"
-    error: str = ""
-    surface_points: int = 0
-    doubt: str = ""
-    notes: tuple[str, ...] = ()
-    own_uid: str = ""
-
-    def to_json(self) -> str:
-        """The line; without doubt, notes and another uid where there are none, as nearly everywhere."""
-        return json.dumps({name: value for name, value in self._asdict().items() if value or name not in _SELDOM})
-
-
-class EntryList(Mapping[str, Entry]):
-    """The last entry of every object in a list, by uid.
-
-    Of a line only the name is read until its entry is asked for: a large folder opens in a third of the time. A line
-    that is broken, the last one of a writer that was killed, is no entry.
-
-    Args:
-        content: of the file.
-    """
-
-    def __init__(self, content: str) -> None:
-        lines, plain = content.splitlines(), _PLAIN_LINE.findall(content)
-        self._lines = {uid: line for line, uid in plain}
-        if len(plain) == len(lines):
-            return
-        self._lines, decoder = {}, json.JSONDecoder()
-        for line in lines:
-            try:
-                uid, _ = decoder.raw_decode(line, len(_BEGIN))
-            except ValueError:
-                continue
-            if isinstance(uid, str):
-                self._lines[uid] = line
-
-    def __getitem__(self, uid: str) -> Entry:
-        """The entry of an object.
-
-        Raises:
-            KeyError: there is none.
-        """
-        try:
-            fields = json.loads(self._lines[uid])
-            return Entry(**fields | {"notes": tuple(fields.get("notes", ()))})
-        except (ValueError, TypeError) as error:
-            raise KeyError(uid) from error
-
-    def __iter__(self) -> Iterator[str]:
-        """Every object that has an entry."""
-        return (uid for uid in self._lines if uid in self)
-
-    def __len__(self) -> int:
-        """How many have one."""
-        return sum(1 for _ in self)
-
-    def remarkable(self) -> list[Entry]:
-        """Those with a doubt or notes."""
-        uids = [uid for uid, line in self._lines.items() if any(f'"{name}": ' in line for name in _REMARKABLE)]
-        return [self[uid] for uid in uids if uid in self]
-
-    def own_uids(self) -> dict[str, str]:
-        """What the objects are called in their trees that have another name here."""
-        uids = [uid for uid, line in self._lines.items() if '"own_uid": ' in line]
-        return {uid: self[uid].own_uid for uid in uids if uid in self}
-
-    def of(self, files: Sequence[_File]) -> list[_File]:
-        """Those of the objects that have an entry of their mesh file as it is now."""
-        found = []
-        for file in files:
-            line = self._lines.get(file.uid)
-            if line is None:
-                continue
-            try:
-                stat = os.stat(file.path)
-                # In a name or a reason these quotes would have a backslash before them.
-                same = f', "size": {stat.st_size}, "mtime_ns": {stat.st_mtime_ns}, "' in line and line[-1] == "}"
-                if same or self._is_of(file, stat.st_size):
-                    found.append(file)
-            except OSError:
-                entry = self.get(file.uid)
-                if entry is not None and not entry.sha256:  # it could not be read then either
-                    found.append(file)
-        return found
-
-    def _is_of(self, file: Located, size: int) -> bool:
-        """Whether an object's entry is of a mesh file of this content; slow."""
-        entry = self.get(file.uid)
-        if entry is None or (entry.sha256 and size != entry.size):
-            return False
-        return _sha256(Path(file.path)) == entry.sha256
 
 
 def render_config(rig: OrbitRig, maps: Sequence[MapName] = (), up: str | None = None) -> dict[str, Any]:
@@ -251,7 +112,7 @@ class RenderFolder:
         """The folders of an object's orbits, whether rendered yet or not."""
         return [self.folder / orbit_name(uid, orbit) for orbit in range(self.rig.orbits)]
 
-    def complete(self, files: Sequence[_File], surface_points: int = 0) -> list[_File]:
+    def complete(self, files: Sequence[LocatedT], surface_points: int = 0) -> list[LocatedT]:
         """Those of the objects whose orbits are all here, rendered from the file as it is now.
 
         A folder gets its name when it is complete, so one listing of all names says what is here. What is removed from
@@ -290,7 +151,9 @@ class RenderFolder:
         entries = {entry.uid: entry for entry in self.read_list("index.jsonl").remarkable()}
         return [entries[file.uid] for file in self.complete([file for file in files if file.uid in entries])]
 
-    def missing(self, files: Sequence[_File], *, retry_failed: bool = False, surface_points: int = 0) -> list[_File]:
+    def missing(
+        self, files: Sequence[LocatedT], *, retry_failed: bool = False, surface_points: int = 0
+    ) -> list[LocatedT]:
         """Those of the objects that `render` would render.
 
         Args:
@@ -335,7 +198,9 @@ class RenderFolder:
         # Processes that start together on the same list then share the work instead of racing each other through it.
         random.Random(os.getpid()).shuffle(missing)
         started = time.monotonic()
-        _run_all(self, missing, min(workers, len(missing)), timeout_s, surface_points, start)
+        render_one = partial(self.render_one, timeout_s=timeout_s, surface_points=surface_points)
+        what = f"rendering {self.rig.image_size} px views"
+        render_all(missing, render_one, what, min(workers, len(missing)), start)
         self.write_lists()
         rendered, seconds = len(self.complete(missing)), time.monotonic() - started
         log.info("rendered %d of %d objects into %s in %.0f s", rendered, len(missing), self.folder, seconds)
@@ -347,7 +212,7 @@ class RenderFolder:
             `done`, where it failed, or None if the worker was told to end.
         """
         try:
-            sha256, stat = _sha256(asset.path), asset.path.stat()
+            sha256, stat = hash_asset(asset.path), asset.path.stat()
         except OSError as error:
             self._append("failures.jsonl", Entry(asset.uid, "", 0, 0, "missing", error.strerror or str(error)))
             return "missing"
@@ -435,64 +300,6 @@ class RenderFolder:
                 folder.unlink(missing_ok=True)
 
 
-def _run_all(
-    renders: RenderFolder,
-    assets: Sequence[Asset],
-    count: int,
-    timeout_s: float,
-    surface_points: int,
-    start: Callable[[], Worker],
-) -> None:
-    local = threading.local()
-    workers: list[Worker] = []
-    stopping = threading.Event()
-
-    def task(asset: Asset) -> Stage | None:
-        if stopping.is_set():
-            return None
-        if not hasattr(local, "worker"):
-            local.worker = start()
-            workers.append(local.worker)
-        return renders.render_one(asset, local.worker, timeout_s, surface_points)
-
-    progress, bar = _progress(f"rendering {renders.rig.image_size} px views", len(assets))
-    pending = iter(assets)
-    started = said = time.monotonic()
-    done = failed = 0
-    try:
-        with ThreadPoolExecutor(count) as pool, progress:
-            try:
-                # A few ahead of the workers, not all: a tree may have a million objects.
-                running: set[Future[Stage | None]] = {pool.submit(task, asset) for asset in islice(pending, 2 * count)}
-                while running:
-                    ended, running = wait(running, return_when=FIRST_COMPLETED)
-                    failed += sum(future.result() != "done" for future in ended)
-                    done += len(ended)
-                    running |= {pool.submit(task, asset) for asset in islice(pending, len(ended))}
-                    rate = done / (time.monotonic() - started)
-                    progress.update(bar, completed=done, failed=failed, rate=rate)
-                    if not progress.console.is_terminal and time.monotonic() - said > _SAY_EVERY_S:
-                        said = time.monotonic()
-                        left = (len(assets) - done) / rate
-                        print(f"{done} of {len(assets)}, {failed} failed, {rate:.2f}/s, {left:.0f} s left", flush=True)
-            finally:
-                stopping.set()
-                if done < len(assets):
-                    for worker in workers:
-                        worker.kill()
-    finally:
-        for worker in workers:
-            worker.close()
-
-
-def _progress(what: str, total: int) -> tuple[Progress, Any]:
-    """A bar with the objects done, those of them that failed, the rate and the time left."""
-    counts = TextColumn("{task.fields[failed]} failed, {task.fields[rate]:.2f}/s")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), counts, TimeRemainingColumn())
-    progress = Progress(*columns)
-    return progress, progress.add_task(what, total=total, failed=0, rate=0.0)
-
-
 def _read_json(path: Path) -> Any:  # noqa: ANN401
     """The content of a file, None if it is no JSON."""
     try:
@@ -522,11 +329,6 @@ def _rendered_from(folder: Path) -> str:
         return str(json.loads((folder / "meta.json").read_text())["object"]["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-
-
-def _sha256(path: Path) -> str:
-    with open_regular(path, MAX_ASSET_BYTES):  # what no worker reads; hashing a pipe would never end, or take days
-        return sha256_of(path)
 
 
 def remove_folder(folder: Path) -> None:
