@@ -17,7 +17,7 @@ from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.augmentation import ObjectAugmentation
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
-from ouroboros3d.datamodules.readers.stored import SampleError
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.splits import hashed_integer, hashed_uniform
 from ouroboros3d.datamodules.views import Background, ObjectViews, solid_colour, spread
 from ouroboros3d.surface import Surface

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.quarantine import Quarantine, say_left_out
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.rendering.folder import rendered_here
 from ouroboros3d.datamodules.sources import OneTree
 from ouroboros3d.datamodules.splits import Split

@@ -7,8 +7,8 @@ import json
 import logging
 from pathlib import Path
 
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedReader
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.splits import Split
 from ouroboros3d.datamodules.verdicts import tree_key
 from ouroboros3d.files import append_line, replace_text

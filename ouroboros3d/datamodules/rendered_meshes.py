@@ -10,10 +10,10 @@ from ouroboros3d.datamodules.datasets import PUBLISHED_ORBIT, ViewSelection
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.quarantine import say_left_out
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshFile, MeshReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.posed import PosedObject
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.rendering.cache import RenderCache
 from ouroboros3d.datamodules.sources import OneTree
 from ouroboros3d.datamodules.splits import Split

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.readers.tree import check_known
 from ouroboros3d.datamodules.sources import Source
 from ouroboros3d.datamodules.splits import SPLITS, Split

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.splits import Split
 
 # Objects whose cameras are remembered: some kilobytes each.

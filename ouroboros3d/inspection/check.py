@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from ouroboros3d.cameras import Cameras
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedReader
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.inspection.camera_checks.conventions import STORED, Convention
 from ouroboros3d.inspection.camera_checks.diagnosis import Diagnosis, diagnose, find_up
 from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS, ViewSet

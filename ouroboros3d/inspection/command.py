@@ -19,9 +19,9 @@ from rich.table import Table
 
 from ouroboros3d.arguments import OneLineParser
 from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.verdicts import Verdict, tree_key, verdict_path, write_verdict
 from ouroboros3d.files import default_cache_dir, replace_text
 from ouroboros3d.inspection import overlays

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
+from ouroboros3d.datamodules.readers.errors import NoTransparency, SampleError
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
-from ouroboros3d.datamodules.readers.stored import NoTransparency, SampleError
 from ouroboros3d.inspection.camera_checks.tangency import SIZE
 from ouroboros3d.inspection.camera_checks.visual_hull import on_border
 

@@ -15,8 +15,8 @@ from scipy.optimize import minimize_scalar  # type: ignore[import-untyped] # it 
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedObject
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.untrusted import MissingPackage
 
 # Of 256 objects of furniture with right depth at 64 pixels, half have a conflict below 0.0001, 1 % above 0.005, one, a

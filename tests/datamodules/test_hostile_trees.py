@@ -27,10 +27,10 @@ from posed_writers import SIZE, Written, gobjaverse, instantmesh, official, ours
 
 from ouroboros3d.datamodules.readers import exr, objaverse, stored
 from ouroboros3d.datamodules.readers.detection import open_tree
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.objaverse import INDEX, ObjaverseReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.readers.shards import ShardReader, index_line
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, UntrustedError
 
 

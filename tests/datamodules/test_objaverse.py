@@ -15,7 +15,7 @@ from ouroboros3d.cameras import Cameras, check_rigid
 from ouroboros3d.datamodules.datasets import Draw, collate
 from ouroboros3d.datamodules.loaders import DrawSampler
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
-from ouroboros3d.datamodules.readers.stored import SampleError
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.splits import SPLITS
 from ouroboros3d.files import default_cache_dir
 

@@ -16,7 +16,7 @@ from ouroboros3d.cli import main
 from ouroboros3d.datamodules.loaders import ResumableLoader
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.quarantine import Quarantine
-from ouroboros3d.datamodules.readers.stored import SampleError
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.splits import Split, split_of
 
 ROOT = Path(__file__).parents[2]

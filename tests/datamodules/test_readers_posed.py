@@ -14,14 +14,14 @@ from torch.testing import assert_close
 
 from ouroboros3d.cameras import check_rigid
 from ouroboros3d.datamodules.readers.detection import READERS, open_tree
-from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
-from ouroboros3d.datamodules.readers.stored import (
+from ouroboros3d.datamodules.readers.errors import (
     MirroredPoses,
     NoTransparency,
     SampleError,
     TransposedPoses,
     WrongFieldOfView,
 )
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
 from ouroboros3d.datamodules.untrusted import MissingPackage
 
 DEPTH = ["ours", "gobjaverse", "gobjaverse_tar", "instantmesh", "trellis", "syncdreamer_gso"]

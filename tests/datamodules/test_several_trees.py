@@ -22,8 +22,8 @@ from ouroboros3d.cli import main
 from ouroboros3d.datamodules.objaverse import BUNDLED, ObjaverseDataModule
 from ouroboros3d.datamodules.quarantine import Quarantine
 from ouroboros3d.datamodules.readers.detection import open_tree
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedReader
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
 from ouroboros3d.datamodules.verdicts import Verdict, write_verdict
 

@@ -5,20 +5,14 @@
 since only objects that are tested need them.
 """
 
-import math
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ouroboros3d.datamodules.orbits.maps import coordinate_name
-from ouroboros3d.datamodules.readers.arrays import read_npz
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError
-from ouroboros3d.datamodules.untrusted import MAX_SOLID_SIDE, refusing
 from ouroboros3d.files import whole
 from ouroboros3d.surface import Surface
 
@@ -64,31 +58,6 @@ def write_true_geometry(first_orbit: Path, geometry: TrueGeometry) -> None:
         occupancy=np.packbits(geometry.occupancy.numpy()),
         resolution=np.array(len(geometry.occupancy)),
     )
-
-
-def read_true_geometry(files: ObjectFiles, count: int) -> TrueGeometry:
-    """Read one object's geometry, with all coordinate maps of its first orbit.
-
-    Args:
-        files: of the first orbit.
-        count: surface points.
-
-    Raises:
-        SampleError: a file is missing or broken.
-    """
-    arrays = "points", "normals", "occupancy", "resolution"
-    points, normals, packed, resolution = read_npz(files, surface_name(count), *arrays)
-    expected = f"{files.uid}: expected solid cells in {files.file(surface_name(count))}"
-    with refusing(SampleError, expected):
-        side = int(resolution)
-        if not (0 < side <= MAX_SOLID_SIDE and len(packed) == math.ceil(side**3 / 8)):
-            raise SampleError(f"{expected}, got {len(packed)} bytes for {side} cells a side.")
-        cells = np.unpackbits(packed.astype(np.uint8), count=side**3).astype(bool)
-    names = sorted(name for name in files.names if fnmatch(name, "coordinate_*.npz"))
-    with refusing(SampleError, f"{files.uid}: expected coordinate maps in {files.path}"):
-        maps = np.stack([read_npz(files, name, "coordinate")[0].astype(np.float32) for name in names])
-    surface = Surface(*(torch.from_numpy(array.astype(np.float32))[None] for array in (points, normals)))
-    return TrueGeometry(surface, torch.from_numpy(cells).view(side, side, side), torch.from_numpy(maps))
 
 
 def _write(path: Path, **arrays: NDArray[np.generic]) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, open_zip, zip_member
+from ouroboros3d.datamodules.readers.errors import SampleError
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, open_zip, zip_member
 from ouroboros3d.datamodules.untrusted import MAX_VIEW_BYTES, refusing
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

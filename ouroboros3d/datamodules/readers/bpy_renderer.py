@@ -7,18 +7,12 @@ import torch
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.ouroboros3d import first_metas
-from ouroboros3d.datamodules.readers.posed import (
-    PosedObject,
-    PosedReader,
-    image_size,
-    levels,
-    pinhole,
-    read_json,
-    rigid,
-    rings_by_elevation,
-)
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError
+from ouroboros3d.datamodules.readers.pixels import image_size, levels
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json
+from ouroboros3d.datamodules.readers.poses import pinhole, rigid, rings_by_elevation
+from ouroboros3d.datamodules.readers.stored import ObjectFiles
 from ouroboros3d.datamodules.untrusted import refusing
 
 

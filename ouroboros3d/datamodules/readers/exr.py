@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ouroboros3d.datamodules.readers.stored import SampleError, StoredFile
+from ouroboros3d.datamodules.readers.errors import SampleError
+from ouroboros3d.datamodules.readers.stored import StoredFile
 from ouroboros3d.datamodules.untrusted import MAX_VIEW_BYTES, MAX_VIEW_SIDE, MissingPackage, refusing
 
 

@@ -11,17 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras, intrinsics
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.exr import read_exr
-from ouroboros3d.datamodules.readers.posed import (
-    PosedObject,
-    PosedReader,
-    focal_angle,
-    image_size,
-    pinhole,
-    read_json,
-    rigid,
-)
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders, folder_names
+from ouroboros3d.datamodules.readers.pixels import image_size
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json
+from ouroboros3d.datamodules.readers.poses import focal_angle, pinhole, rigid
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
 from ouroboros3d.datamodules.untrusted import refusing
 
 FOCAL = 1.38889

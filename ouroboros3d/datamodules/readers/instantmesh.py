@@ -10,8 +10,11 @@ from torch import Tensor
 
 from ouroboros3d.cameras import Cameras, y_up_from_z_up
 from ouroboros3d.datamodules.readers.arrays import read_npz
-from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, image_size, levels, pinhole, rigid
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders, folder_names
+from ouroboros3d.datamodules.readers.errors import SampleError
+from ouroboros3d.datamodules.readers.pixels import image_size, levels
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
+from ouroboros3d.datamodules.readers.poses import pinhole, rigid
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
 from ouroboros3d.datamodules.untrusted import MAX_LIST_BYTES, UntrustedError, parse_json, read_regular, refusing
 
 FOV_DEG = 50.0

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, image_size, pinhole, rigid
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders
+from ouroboros3d.datamodules.readers.errors import SampleError
+from ouroboros3d.datamodules.readers.pixels import image_size
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
+from ouroboros3d.datamodules.readers.poses import pinhole, rigid
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders
 from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, refusing
 
 FOV_DEG = 49.1

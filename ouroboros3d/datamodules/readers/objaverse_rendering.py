@@ -4,7 +4,9 @@ import math
 from pathlib import Path
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.readers.posed import BLENDER_FOCAL, PosedObject, PosedReader, focal_angle, image_size
+from ouroboros3d.datamodules.readers.pixels import image_size
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
+from ouroboros3d.datamodules.readers.poses import BLENDER_FOCAL, focal_angle
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
 
 RADIUS, ELEVATION_DEG, VIEWS = 1.5, 30.0, 12

@@ -3,8 +3,9 @@
 from os import scandir
 from pathlib import Path
 
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_files, first_folders, folder_names
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_files, first_folders, folder_names
 from ouroboros3d.datamodules.readers.zero123 import read_numbered_poses
 
 

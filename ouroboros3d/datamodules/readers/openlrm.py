@@ -7,8 +7,11 @@ import torch
 
 from ouroboros3d.cameras import Cameras, intrinsics
 from ouroboros3d.datamodules.readers.arrays import read_npy
-from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, image_size, rigid
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders
+from ouroboros3d.datamodules.readers.errors import SampleError
+from ouroboros3d.datamodules.readers.pixels import image_size
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
+from ouroboros3d.datamodules.readers.poses import rigid
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders
 
 # The object fills the cube [-1, 1]^3 there and [-0.5, 0.5]^3 here.
 SCALE = 0.5

@@ -5,8 +5,10 @@ Official (Costwen/Ouroboros3D): `<uid>/meta.json` and `render_0000.webp`, ..., o
 optional maps beside the views (FORMATS section 3).
 """
 
+import math
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,23 +19,23 @@ from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.orbits.rig import FORMAT, FORMAT_VERSION, orbit_name
-from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry, read_true_geometry, surface_name
+from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry, surface_name
 from ouroboros3d.datamodules.readers.arrays import read_npz
-from ouroboros3d.datamodules.readers.posed import (
-    DEPTH_MODES,
-    PosedObject,
-    PosedReader,
-    image_size,
-    levels,
-    pinhole,
-    read_json,
-    read_listed,
-    rigid,
-    rings_by_elevation,
-)
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders, folder_names
+from ouroboros3d.datamodules.readers.errors import SampleError
+from ouroboros3d.datamodules.readers.pixels import DEPTH_MODES, image_size, levels
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json, read_listed
+from ouroboros3d.datamodules.readers.poses import pinhole, rigid, rings_by_elevation
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
 from ouroboros3d.datamodules.splits import SPLITS, Split
-from ouroboros3d.datamodules.untrusted import MAX_COORDINATE, MAX_DESCRIPTION_BYTES, parse_json, read_regular, refusing
+from ouroboros3d.datamodules.untrusted import (
+    MAX_COORDINATE,
+    MAX_DESCRIPTION_BYTES,
+    MAX_SOLID_SIDE,
+    parse_json,
+    read_regular,
+    refusing,
+)
+from ouroboros3d.surface import Surface
 
 _ORBIT = re.compile(r"(.+)-\d{2,}")  # of ours: uid and number
 
@@ -263,3 +265,28 @@ def _depth(files: ObjectFiles, unit: float, view: int) -> Tensor:
 
 def _normals(files: ObjectFiles, view: int) -> Tensor:
     return torch.from_numpy(read_npz(files, f"normal_world_{view:04d}.npz", "normal")[0].astype(np.float32))
+
+
+def read_true_geometry(files: ObjectFiles, count: int) -> TrueGeometry:
+    """Read one object's geometry, with all coordinate maps of its first orbit.
+
+    Args:
+        files: of the first orbit.
+        count: surface points.
+
+    Raises:
+        SampleError: a file is missing or broken.
+    """
+    arrays = "points", "normals", "occupancy", "resolution"
+    points, normals, packed, resolution = read_npz(files, surface_name(count), *arrays)
+    expected = f"{files.uid}: expected solid cells in {files.file(surface_name(count))}"
+    with refusing(SampleError, expected):
+        side = int(resolution)
+        if not (0 < side <= MAX_SOLID_SIDE and len(packed) == math.ceil(side**3 / 8)):
+            raise SampleError(f"{expected}, got {len(packed)} bytes for {side} cells a side.")
+        cells = np.unpackbits(packed.astype(np.uint8), count=side**3).astype(bool)
+    names = sorted(name for name in files.names if fnmatch(name, "coordinate_*.npz"))
+    with refusing(SampleError, f"{files.uid}: expected coordinate maps in {files.path}"):
+        maps = np.stack([read_npz(files, name, "coordinate")[0].astype(np.float32) for name in names])
+    surface = Surface(*(torch.from_numpy(array.astype(np.float32))[None] for array in (points, normals)))
+    return TrueGeometry(surface, torch.from_numpy(cells).view(side, side, side), torch.from_numpy(maps))

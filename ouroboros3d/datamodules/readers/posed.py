@@ -1,8 +1,7 @@
 """What every tree of posed renders becomes: objects with internal cameras, and views that are read when asked for."""
 
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,21 +10,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ouroboros3d.cameras import Cameras, from_stored, intrinsics
+from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
-from ouroboros3d.datamodules.readers.stored import (
-    MirroredPoses,
-    NoTransparency,
-    ObjectFiles,
-    SampleError,
-    StoredFile,
-    TransposedPoses,
-    WrongFieldOfView,
-    folder_names,
-)
+from ouroboros3d.datamodules.readers.errors import NoTransparency, SampleError
+from ouroboros3d.datamodules.readers.pixels import reading_image
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, StoredFile, folder_names
 from ouroboros3d.datamodules.readers.tree import TreeReader
 from ouroboros3d.datamodules.untrusted import (
     MAX_COORDINATE,
@@ -39,9 +30,6 @@ from ouroboros3d.datamodules.untrusted import (
     read_regular,
     refusing,
 )
-
-DEPTH_MODES = ("I;16", "I")  # 16 bits; which one depends on Pillow's version
-BLENDER_FOCAL = 1.09375  # lens 35 mm on a 32 mm sensor, in image widths: Blender's default, 49.134 degrees
 
 
 @dataclass(frozen=True)
@@ -79,7 +67,7 @@ class PosedObject:
             SampleError: it is missing, unreadable, or of another size than view 0.
         """
         file = self.images[view]
-        with _reading_image(self.uid, view, file):
+        with reading_image(self.uid, view, file):
             image = open_image(file.read(), MAX_VIEW_SIDE)
             # WebP drops an alpha channel that is opaque everywhere; other formats keep it.
             if not image.has_transparency_data and image.format != "WEBP":
@@ -150,118 +138,6 @@ class PosedReader(TreeReader):
         raise SampleError(f"{uid}: expected the true surface beside its views, got the format {self.name}.")
 
 
-def rigid(
-    uid: str,
-    matrices: NDArray[Any] | Sequence[Any],
-    *,
-    pose: Literal["c2w", "w2c"],
-    axes: Literal["opengl", "opencv"],
-) -> Tensor:
-    """`cameras.from_stored` of an object's poses in a Z-up world, which is what every format has.
-
-    Args:
-        uid: the object.
-        matrices: [F, 3, 4] or [F, 4, 4].
-        pose: camera to world, or world to camera.
-        axes: camera axes.
-
-    Raises:
-        TransposedPoses: 4x4 matrices with another last row than 0 0 0 1.
-        MirroredPoses: rotations with a negative determinant.
-        SampleError: not such matrices, or no rigid poses.
-    """
-    with refusing(SampleError, f"{uid}: expected poses of numbers"):
-        stored = np.array(matrices, dtype=np.float64)
-    if stored.ndim != 3 or stored.shape[1:] not in ((3, 4), (4, 4)):
-        raise SampleError(f"{uid}: expected poses [F, 3, 4] or [F, 4, 4], got {list(stored.shape)}.")
-    if stored.shape[1] == 4 and not np.allclose(stored[:, 3], [0, 0, 0, 1]):
-        raise TransposedPoses(
-            f"{uid}: expected poses whose last row is 0 0 0 1, got {stored[0, 3].tolist()}: transposed?"
-        )
-    try:
-        return from_stored(torch.from_numpy(stored), pose=pose, axes=axes, world="z_up")
-    except (ValueError, RuntimeError) as error:  # no rotation, or not invertible
-        with np.errstate(all="ignore"):  # NaN is no mirror
-            kind = MirroredPoses if (np.linalg.det(stored[:, :3, :3]) < 0).any() else SampleError
-        reason = str(error) if isinstance(error, ValueError) else f"expected invertible poses, got {error}"
-        refusal = kind(f"{uid}: {reason}")
-        raise refusal from error
-
-
-def pinhole(uid: str, angle_x_rad: Sequence[float], size: tuple[int, int]) -> Tensor:
-    """Intrinsics [F, 3, 3] of square pixels and a centred principal point from horizontal angles of view.
-
-    Args:
-        uid: the object.
-        angle_x_rad: F whole angles in radians.
-        size: height and width in pixels.
-
-    Raises:
-        WrongFieldOfView: an angle outside [1, 179] degrees, which degrees for radians usually are.
-    """
-    for angle in angle_x_rad:
-        if isinstance(angle, bool) or not isinstance(angle, (int, float)) or not 1 <= math.degrees(angle) <= 179:
-            raise WrongFieldOfView(f"{uid}: expected a field of view of 1 to 179 degrees in radians, got {angle!r}.")
-    fx = torch.tensor([0.5 / math.tan(angle / 2) for angle in angle_x_rad], dtype=torch.float64)
-    return intrinsics(fx, fx * size[1] / size[0]).float()
-
-
-def focal_angle(focal: float) -> float:
-    """The whole angle of view in radians of a focal length in image widths."""
-    return 2 * math.atan(0.5 / focal)
-
-
-def image_size(uid: str, file: StoredFile) -> tuple[int, int]:
-    """Height and width of an image.
-
-    Raises:
-        SampleError: it is missing or no image.
-    """
-    with _reading_image(uid, 0, file):
-        image = open_image(file.read(), MAX_VIEW_SIDE)
-        return image.height, image.width
-
-
-def levels(uid: str, view: int, file: StoredFile, modes: Sequence[str]) -> NDArray[np.int32]:
-    """The stored integers [H, W, C] of an image.
-
-    Args:
-        uid: the object.
-        view: for messages.
-        file: the image.
-        modes: in Pillow's terms that it may have, such as `RGBA`, or `DEPTH_MODES`.
-
-    Raises:
-        SampleError: it is missing, unreadable, or has another mode.
-    """
-    with _reading_image(uid, view, file):
-        # Not JPEG, which rounds what is stored, and whose decoder can be kept busy for hours.
-        image = open_image(file.read(), MAX_VIEW_SIDE, ("PNG", "WEBP"))
-        if image.mode not in modes:
-            raise SampleError(f"{uid}: view {view}: expected mode {' or '.join(modes)} in {file}, got {image.mode}.")
-        stored = np.asarray(image).astype(np.int32)
-        return stored if stored.ndim == 3 else stored[..., None]
-
-
-def rings_by_elevation(cameras: Cameras) -> tuple[tuple[int, ...], ...]:
-    """The rings of cameras [F] that stand on circles around the vertical axis, none if they do not.
-
-    Rings are told apart by their elevation, and hold the same number of views, at least three.
-    """
-    centres = cameras.centres.double()
-    elevation = torch.rad2deg(torch.asin(centres[:, 1] / centres.norm(dim=-1)))
-    order = torch.argsort(elevation, stable=True)
-    rings: list[list[int]] = []
-    for place, view in enumerate(order.tolist()):
-        # A degree: rings of a rig are ten apart, and rounding moves a camera by far less.
-        if place == 0 or elevation[view] - elevation[order[place - 1]] > 1:
-            rings.append([])
-        rings[-1].append(view)
-    if len({len(ring) for ring in rings}) != 1 or len(rings[0]) < 3:
-        return ()
-    return tuple(tuple(sorted(ring)) for ring in rings)
-
-
 def read_json(files: ObjectFiles, name: str) -> dict[str, Any]:
     """A JSON object.
 
@@ -288,10 +164,6 @@ def read_listed(path: Path, what: Literal["lines", "array"]) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UntrustedError(f"{path}: expected a JSON array of names, got {type(names).__name__}.")
     return names
-
-
-def _reading_image(uid: str, view: int, file: StoredFile) -> AbstractContextManager[None]:
-    return refusing(SampleError, f"{uid}: view {view}: expected a readable image in {file}")
 
 
 def _reading_map(found: PosedObject, view: int, what: str) -> AbstractContextManager[None]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ouroboros3d.datamodules.orbits.rig import orbit_name
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, StoredFile
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, StoredFile
 from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, UntrustedError, open_regular, parse_json, refusing
 
 _BEGIN = '{"uid": '

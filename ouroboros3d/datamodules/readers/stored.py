@@ -14,37 +14,17 @@ from os import DirEntry, scandir
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.untrusted import (
     MAX_DESCRIPTION_BYTES,
     MAX_MEMBERS,
     MAX_VIEW_BYTES,
-    UntrustedError,
     open_regular,
     read_regular,
     refusing,
 )
 
 _CHUNK = 2**16
-
-
-class SampleError(UntrustedError):
-    """A view of an object, or what belongs to it, is missing or unreadable."""
-
-
-class NoTransparency(SampleError):
-    """A view has no alpha channel: its background is baked in."""
-
-
-class MirroredPoses(SampleError):
-    """Rotations of an object's poses have a negative determinant."""
-
-
-class TransposedPoses(SampleError):
-    """An object's 4x4 poses do not end with the row 0 0 0 1."""
-
-
-class WrongFieldOfView(SampleError):
-    """An angle of view is none in radians."""
 
 
 @dataclass(frozen=True)

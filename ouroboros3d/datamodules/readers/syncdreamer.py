@@ -8,15 +8,9 @@ import torch
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.readers.posed import (
-    BLENDER_FOCAL,
-    DEPTH_MODES,
-    PosedObject,
-    PosedReader,
-    focal_angle,
-    image_size,
-    levels,
-)
+from ouroboros3d.datamodules.readers.pixels import DEPTH_MODES, image_size, levels
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
+from ouroboros3d.datamodules.readers.poses import BLENDER_FOCAL, focal_angle
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders
 
 RADIUS, ELEVATION_DEG, VIEWS = 1.5, 30.0, 16

@@ -9,24 +9,12 @@ import torch
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.readers.posed import (
-    DEPTH_MODES,
-    PosedObject,
-    PosedReader,
-    image_size,
-    levels,
-    pinhole,
-    read_json,
-    rigid,
-)
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError, first_folders, folder_names
-from ouroboros3d.datamodules.untrusted import (
-    MAX_DESCRIPTION_BYTES,
-    UntrustedError,
-    parse_json,
-    read_regular,
-    refusing,
-)
+from ouroboros3d.datamodules.readers.errors import SampleError
+from ouroboros3d.datamodules.readers.pixels import DEPTH_MODES, image_size, levels
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json
+from ouroboros3d.datamodules.readers.poses import pinhole, rigid
+from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
+from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, UntrustedError, parse_json, read_regular, refusing
 
 _EMPTY = 65535
 _KEYS = {"aabb", "scale", "offset", "frames"}

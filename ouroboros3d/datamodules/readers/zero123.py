@@ -4,16 +4,9 @@ from pathlib import Path
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.arrays import read_npy
-from ouroboros3d.datamodules.readers.posed import (
-    BLENDER_FOCAL,
-    PosedObject,
-    PosedReader,
-    focal_angle,
-    image_size,
-    pinhole,
-    read_listed,
-    rigid,
-)
+from ouroboros3d.datamodules.readers.pixels import image_size
+from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_listed
+from ouroboros3d.datamodules.readers.poses import BLENDER_FOCAL, focal_angle, pinhole, rigid
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
 from ouroboros3d.datamodules.splits import Split
 

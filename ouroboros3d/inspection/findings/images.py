@@ -4,7 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from ouroboros3d.datamodules.readers.stored import MirroredPoses, SampleError, TransposedPoses, WrongFieldOfView
+from ouroboros3d.datamodules.readers.errors import MirroredPoses, SampleError, TransposedPoses, WrongFieldOfView
 from ouroboros3d.inspection.findings.finding import EXAMPLES, Finding, by_chance, few, of_objects, view_names
 from ouroboros3d.inspection.images import Images
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.orbits.rig import OrbitRig, orbit_name, write_orbit
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
-from ouroboros3d.datamodules.readers.stored import SampleError
 
 
 def read_orbit(folder: Path) -> tuple[torch.Tensor, Cameras]:

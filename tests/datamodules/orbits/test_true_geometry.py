@@ -12,8 +12,10 @@ from torch.testing import assert_close
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
-from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry, read_true_geometry, write_true_geometry
-from ouroboros3d.datamodules.readers.stored import ObjectFiles, SampleError
+from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry, write_true_geometry
+from ouroboros3d.datamodules.readers.errors import SampleError
+from ouroboros3d.datamodules.readers.ouroboros3d import read_true_geometry
+from ouroboros3d.datamodules.readers.stored import ObjectFiles
 from ouroboros3d.metrics.geometry import Chamfer, surface_distances
 from ouroboros3d.surface import Surface
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.rendering.entries import Entry
 from ouroboros3d.datamodules.rendering.folder import RenderFolder
 from ouroboros3d.files import sha256_of

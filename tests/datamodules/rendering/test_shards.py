@@ -22,10 +22,10 @@ from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.posed_renders import PosedRenders
 from ouroboros3d.datamodules.readers.detection import open_tree
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import MeshFolderReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.shards import ShardIndex, ShardReader
-from ouroboros3d.datamodules.readers.stored import SampleError
 from ouroboros3d.datamodules.rendering.folder import RenderFolder
 from ouroboros3d.datamodules.rendering.shards import ShardFolder
 from ouroboros3d.datamodules.views import ObjectViews
