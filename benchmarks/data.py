@@ -39,7 +39,8 @@ from step_cost import HEADS, TAILS, arguments, training_step
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
-from ouroboros3d.datamodules.orbits.rig import FORMAT, FORMAT_VERSION, OrbitRig, orbit_name
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
+from ouroboros3d.datamodules.orbits.writing import FORMAT, FORMAT_VERSION, orbit_name
 from ouroboros3d.datamodules.readers.shards import index_line, shard_name
 from ouroboros3d.datamodules.rendering.cache import RenderCache
 from ouroboros3d.datamodules.rendering.entries import Entry

@@ -15,13 +15,14 @@ from typing import get_args
 import torch
 
 from ouroboros3d.arguments import OneLineParser
+from ouroboros3d.datamodules.orbits.maps import MapName
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import READERS, open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.shards import ShardReader
 from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.rendering.folder import RenderFolder
-from ouroboros3d.datamodules.rendering.jobs import MapName, Worker
+from ouroboros3d.datamodules.rendering.jobs import Worker
 from ouroboros3d.datamodules.rendering.process import DEFAULT_MEMORY_MIB, RenderProcess
 from ouroboros3d.datamodules.rendering.ray_workers import RayWorker, connect, disconnect, workers_per_gpu
 from ouroboros3d.datamodules.rendering.shards import ShardFolder

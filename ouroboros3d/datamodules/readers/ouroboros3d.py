@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.orbits.rig import FORMAT, FORMAT_VERSION, orbit_name
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry, surface_name
+from ouroboros3d.datamodules.orbits.writing import FORMAT, FORMAT_VERSION, orbit_name
 from ouroboros3d.datamodules.readers.arrays import read_npz
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.pixels import DEPTH_MODES, image_size, levels

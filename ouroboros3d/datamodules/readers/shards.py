@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from ouroboros3d.datamodules.orbits.rig import orbit_name
+from ouroboros3d.datamodules.orbits.writing import orbit_name
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, StoredFile

@@ -16,11 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ouroboros3d.datamodules.orbits.rig import OrbitRig, orbit_name
+from ouroboros3d.datamodules.orbits.maps import MapName
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.orbits.true_geometry import surface_name
+from ouroboros3d.datamodules.orbits.writing import orbit_name
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.rendering.entries import Entry, EntryList, Located, LocatedT, hash_asset
-from ouroboros3d.datamodules.rendering.jobs import RENDERER_VERSION, MapName, RenderJob, Stage, Worker
+from ouroboros3d.datamodules.rendering.jobs import RENDERER_VERSION, RenderJob, Stage, Worker
 from ouroboros3d.datamodules.rendering.process import RenderProcess
 from ouroboros3d.datamodules.rendering.run import render_all
 from ouroboros3d.datamodules.splits import SPLITS, Split, read_splits, split_of, write_splits

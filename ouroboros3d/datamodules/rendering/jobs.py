@@ -4,10 +4,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+from ouroboros3d.datamodules.orbits.maps import MapName
+
 # Part of the folder's description: raise it whenever the same asset and rig give other pixels.
 RENDERER_VERSION = 1
 
-MapName = Literal["depth", "normal", "coordinate"]
 Stage = Literal["ready", "done", "missing", "load", "render", "write", "memory", "timeout", "crash"]
 
 

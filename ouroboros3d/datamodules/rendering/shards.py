@@ -7,12 +7,13 @@ from pathlib import Path
 
 from rich.progress import track
 
-from ouroboros3d.datamodules.orbits.rig import OrbitRig, orbit_name
+from ouroboros3d.datamodules.orbits.maps import MapName
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.orbits.true_geometry import surface_name
+from ouroboros3d.datamodules.orbits.writing import orbit_name
 from ouroboros3d.datamodules.readers.shards import ShardIndex, index_line, shard_name
 from ouroboros3d.datamodules.readers.stored import folder_names
 from ouroboros3d.datamodules.rendering.folder import RenderFolder, remove_folder
-from ouroboros3d.datamodules.rendering.jobs import MapName
 from ouroboros3d.files import lock, replace_text, whole
 
 

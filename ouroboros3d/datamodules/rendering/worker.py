@@ -21,8 +21,9 @@ from torch import Tensor
 from ouroboros3d.datamodules.meshes.glb_container import AssetError
 from ouroboros3d.datamodules.meshes.loading import load_mesh
 from ouroboros3d.datamodules.orbits.maps import describe_maps, write_maps
-from ouroboros3d.datamodules.orbits.rig import OrbitRig, orbit_name, write_orbit
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.orbits.true_geometry import SAMPLING_SEED, TrueGeometry, surface_name, write_true_geometry
+from ouroboros3d.datamodules.orbits.writing import orbit_name, write_orbit
 from ouroboros3d.datamodules.rendering.doubts import doubt
 from ouroboros3d.datamodules.rendering.jobs import RenderJob, RenderResult, Stage
 from ouroboros3d.datamodules.untrusted import allocated_bytes, no_memory

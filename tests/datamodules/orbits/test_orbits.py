@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.datamodules.orbits.rig import OrbitRig, orbit_name, write_orbit
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
+from ouroboros3d.datamodules.orbits.writing import orbit_name, write_orbit
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 

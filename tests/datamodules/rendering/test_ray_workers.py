@@ -12,10 +12,11 @@ import pytest
 from mesh_trees import Here, slab, write_meshes
 
 from ouroboros3d.cli import main
+from ouroboros3d.datamodules.orbits.maps import MapName
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.meshes import MeshFolderReader
 from ouroboros3d.datamodules.rendering.folder import RenderFolder
-from ouroboros3d.datamodules.rendering.jobs import MapName, RenderJob
+from ouroboros3d.datamodules.rendering.jobs import RenderJob
 from ouroboros3d.datamodules.rendering.ray_workers import RayWorker, _room, connect, disconnect
 
 UIDS = [f"thing{number}" for number in range(8)]
