@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ouroboros3d.datamodules.meshes.assembly import textured_mesh
-from ouroboros3d.datamodules.meshes.glb_container import AssetError, GlbContainer
+from ouroboros3d.datamodules.meshes.errors import AssetError
+from ouroboros3d.datamodules.meshes.glb_container import GlbContainer
 from ouroboros3d.datamodules.meshes.glb_materials import MaterialUse, read_material
 from ouroboros3d.datamodules.meshes.glb_scene import DRACO, Placed, Scene, refuse_unknown
 from ouroboros3d.datamodules.meshes.texture_files import Textures

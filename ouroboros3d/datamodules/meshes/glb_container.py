@@ -14,14 +14,8 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from ouroboros3d.datamodules.untrusted import (
-    MAX_ASSET_BYTES,
-    MAX_NUMBERS,
-    MAX_NUMBERS_READ,
-    UntrustedError,
-    parse_json,
-    read_regular,
-)
+from ouroboros3d.datamodules.meshes.errors import AssetError
+from ouroboros3d.datamodules.untrusted import MAX_ASSET_BYTES, MAX_NUMBERS, MAX_NUMBERS_READ, parse_json, read_regular
 
 _MAGIC, _JSON_CHUNK, _BIN_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
@@ -29,10 +23,6 @@ _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}  # MAT2 and
 
 # Both hold the compressed data in a buffer of their own, and where the plain data is, or would be, in the view itself.
 _MESHOPT = ("EXT_meshopt_compression", "KHR_meshopt_compression")
-
-
-class AssetError(UntrustedError):
-    """An asset that cannot be used: one line with the path, what was expected and what was found."""
 
 
 class GlbContainer:

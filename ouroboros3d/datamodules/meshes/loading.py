@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from ouroboros3d.cameras import y_up_from_z_up
+from ouroboros3d.datamodules.meshes.errors import AssetError
 from ouroboros3d.datamodules.meshes.glb import load_glb
-from ouroboros3d.datamodules.meshes.glb_container import AssetError
 from ouroboros3d.datamodules.meshes.obj import load_obj
 from ouroboros3d.datamodules.meshes.ply import load_ply
 from ouroboros3d.renderers.meshes import TexturedMesh

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ouroboros3d.datamodules.mesh_file import MeshFile
-from ouroboros3d.datamodules.meshes.assembly import unit_range
+from ouroboros3d.datamodules.meshes.assembly import MeshFile, unit_range
 from ouroboros3d.datamodules.meshes.text_meshes import file_named, leads_out, numbers, one_name, refuse_name, text_lines
 from ouroboros3d.datamodules.meshes.texture_files import Textures
 from ouroboros3d.datamodules.untrusted import IMAGE_FORMATS, MAX_ASSET_BYTES, read_regular

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ouroboros3d.datamodules.mesh_file import MeshFile
-from ouroboros3d.datamodules.meshes.assembly import unit_range
-from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.assembly import MeshFile, unit_range
+from ouroboros3d.datamodules.meshes.errors import AssetError
 from ouroboros3d.datamodules.meshes.mtl import MtlEntry, MtlMaterial, material_of, read_mtl
 from ouroboros3d.datamodules.meshes.polygons import triangulated
 from ouroboros3d.datamodules.meshes.text_meshes import (

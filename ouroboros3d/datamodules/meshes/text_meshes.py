@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from ouroboros3d.datamodules.mesh_file import MeshFile
+from ouroboros3d.datamodules.meshes.assembly import MeshFile
 
 _Entry = TypeVar("_Entry")
 _COMMENT = re.compile(r"\s+#.*")

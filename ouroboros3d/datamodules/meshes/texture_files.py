@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.errors import AssetError
 from ouroboros3d.datamodules.untrusted import IMAGE_FORMATS, MAX_TEXTURE_PIXELS, MAX_TEXTURE_SIDE, open_image, refusing
 
 

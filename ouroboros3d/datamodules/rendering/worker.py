@@ -18,7 +18,7 @@ from typing import Literal, TextIO
 import torch
 from torch import Tensor
 
-from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.errors import AssetError
 from ouroboros3d.datamodules.meshes.loading import load_mesh
 from ouroboros3d.datamodules.orbits.maps import describe_maps, write_maps
 from ouroboros3d.datamodules.orbits.rig import OrbitRig

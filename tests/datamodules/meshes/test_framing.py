@@ -10,7 +10,7 @@ import torch
 from glb_writer import TRIANGLE, Glb
 from torch.testing import assert_close
 
-from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.errors import AssetError
 from ouroboros3d.datamodules.meshes.loading import load_mesh
 from ouroboros3d.renderers.meshes import TexturedMesh
 from ouroboros3d.renderers.textured_mesh import faces_with_area

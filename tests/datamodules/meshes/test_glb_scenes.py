@@ -9,8 +9,8 @@ import torch
 from glb_writer import TRIANGLE, Glb, one_triangle
 from numpy.typing import NDArray
 
+from ouroboros3d.datamodules.meshes.errors import AssetError
 from ouroboros3d.datamodules.meshes.glb import load_glb
-from ouroboros3d.datamodules.meshes.glb_container import AssetError
 
 POINTS = np.array(TRIANGLE)
 

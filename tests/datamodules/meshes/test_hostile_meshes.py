@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ouroboros3d.datamodules.meshes import glb_container, glb_scene, obj, texture_files
-from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.errors import AssetError
 from ouroboros3d.datamodules.meshes.loading import load_mesh
 
 OBJ = """mtllib thing.mtl

@@ -12,7 +12,7 @@ from glb_writer import Glb
 from PIL import Image
 from torch.testing import assert_close
 
-from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.errors import AssetError
 from ouroboros3d.datamodules.meshes.loading import load_mesh
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import READERS, open_tree

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from ouroboros3d.datamodules.meshes.glb_container import AssetError
+from ouroboros3d.datamodules.meshes.errors import AssetError
 from ouroboros3d.datamodules.meshes.obj import load_obj
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
 from ouroboros3d.renderers.textures import srgb_to_linear
