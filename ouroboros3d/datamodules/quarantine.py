@@ -10,7 +10,6 @@ from pathlib import Path
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.splits import Split
-from ouroboros3d.datamodules.verdicts import tree_key
 from ouroboros3d.files import append_line, replace_text
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ class Quarantine:
     @classmethod
     def of(cls, tree: PosedReader, cache_dir: Path) -> "Quarantine":
         """The list of a tree as it is opened: with other promised views, other objects may be broken."""
-        return cls(cache_dir / "quarantine" / f"{tree_key(tree)}.jsonl")
+        return cls(cache_dir / "quarantine" / f"{tree.key}.jsonl")
 
     def read(self) -> dict[str, str]:
         """The reason of every object that is listed now, by uid."""

@@ -17,7 +17,6 @@ from ouroboros3d.datamodules.readers.tree import check_known
 from ouroboros3d.datamodules.sources import Source
 from ouroboros3d.datamodules.splits import SPLITS, Split
 from ouroboros3d.datamodules.untrusted import MAX_NAME_BYTES, can_name_a_file
-from ouroboros3d.datamodules.verdicts import tree_key
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +248,7 @@ def _tree_names(trees: Sequence[Tree]) -> dict[Tree, str]:
     """The folder of each, with more of it where several are called the same."""
     folders = [tree.root.resolve().name.lstrip(".") for tree in trees]  # no name may begin with a dot
     return {
-        tree: folder if folders.count(folder) == 1 else tree_key(tree).lstrip(".")
+        tree: folder if folders.count(folder) == 1 else tree.key.lstrip(".")
         for tree, folder in zip(trees, folders, strict=True)
     }
 

@@ -4,11 +4,9 @@ import json
 import shlex
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ouroboros3d.datamodules.readers.meshes import MeshReader
 from ouroboros3d.datamodules.readers.objaverse_rendering import ObjaverseRenderingReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.files import default_cache_dir, replace_text
@@ -37,14 +35,6 @@ class Verdict:
     report: str
 
 
-def tree_key(tree: MeshReader | PosedReader) -> str:
-    """A name for a tree as it is opened: read in another way, other things are wrong with it."""
-    root = tree.root.resolve()
-    at_least = tree.at_least if isinstance(tree, PosedReader) else None
-    opened = json.dumps([str(root), tree.name, at_least])
-    return f"{root.name}-{sha256(opened.encode()).hexdigest()[:8]}"
-
-
 def check_command(tree: PosedReader, cache_dir: Path) -> str:
     """The command whose verdict counts for a tree as it is opened, for a shell."""
     command = ["python", "-m", "ouroboros3d", "check-data", str(tree.root), "--reader", tree.name]
@@ -59,7 +49,7 @@ def check_command(tree: PosedReader, cache_dir: Path) -> str:
 
 def verdict_path(tree: PosedReader, cache_dir: Path) -> Path:
     """Where the verdict on a tree as it is opened is kept."""
-    return cache_dir / "checks" / f"{tree_key(tree)}.json"
+    return cache_dir / "checks" / f"{tree.key}.json"
 
 
 def write_verdict(verdict: Verdict, tree: PosedReader, cache_dir: Path) -> None:

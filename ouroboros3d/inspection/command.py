@@ -22,7 +22,7 @@ from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
-from ouroboros3d.datamodules.verdicts import Verdict, tree_key, verdict_path, write_verdict
+from ouroboros3d.datamodules.verdicts import Verdict, verdict_path, write_verdict
 from ouroboros3d.files import default_cache_dir, replace_text
 from ouroboros3d.inspection import overlays
 from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> None:
 def _run(options: argparse.Namespace) -> list[Finding]:
     tree = open_tree(options.root, options.reader, options.views_per_object, options.assume_rig)
     torch.set_num_threads(1)  # the tensors are tiny: handing work to a second thread costs more than it saves
-    out = options.out or Path("check-data") / tree_key(tree)
+    out = options.out or Path("check-data") / tree.key
     for name, folder in (("out", out), ("cache_dir", options.cache_dir)):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
 """What all readers share: the objects of a tree, and how they are chosen."""
 
 import difflib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +22,7 @@ class TreeReader(ABC):
 
     name: ClassVar[str]
     looks_for: ClassVar[str]  # what tells the format from others, for messages
+    at_least: int | None = None  # views that each object has, where it has posed views
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -51,6 +54,13 @@ class TreeReader(ABC):
         if not uids:
             raise ValueError(f"root: expected at least one object in {self.root} ({self.looks_for}), got none.")
         return uids
+
+    @property
+    def key(self) -> str:
+        """A name for the tree as it is opened: read in another way, other things are wrong with it."""
+        root = self.root.resolve()
+        opened = json.dumps([str(root), self.name, self.at_least])
+        return f"{root.name}-{sha256(opened.encode()).hexdigest()[:8]}"
 
     def listed_splits(self) -> dict[str, Split]:
         """The split of the objects that the tree's own lists decide about; a hash of the uid decides for the others."""
