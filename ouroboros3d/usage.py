@@ -181,8 +181,6 @@ options:
   --baseline NAME           the variant that the others are held against (default: staged, or else the first one)
   --split NAME              whose objects were tested: test, val or train (default: test)
   --allow FIELD             compare although runs differ in this field of results.json; may be given several times
-  --samples N               draws of the bootstrap (default: 10000)
-  --seed N                  of the bootstrap (default: 0)
 
 The dashboard: tensorboard --logdir runs/comparison, or make dashboard.""",
 }

@@ -40,15 +40,9 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--baseline")
     parser.add_argument("--split", default="test")
     parser.add_argument("--allow", action="append", default=[])
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_intermixed_args(arguments)
-    if not 100 <= options.samples <= 1_000_000:
-        raise ValueError(f"samples: expected 100 to 1,000,000 draws of the bootstrap, got {options.samples}.")
     if not re.fullmatch(r"\w+", options.split):
         raise ValueError(f"split: expected test, val or train, got {options.split!r}.")
-    if options.seed < 0:
-        raise ValueError(f"seed: expected a whole number from 0, got {options.seed}.")
     out = options.out or options.runs / "comparison"
     refuse_foreign(out)
     found, notes = choose(options.named, options.runs, options.split)
@@ -60,8 +54,6 @@ def run(arguments: Sequence[str]) -> None:
         notes=notes,
         command=_command(options, [run.folder for variant in variants for run in variant.runs.values()]),
         split=options.split,
-        samples=options.samples,
-        seed=options.seed,
     )
     with replaced(out) as folder:
         _write(comparison, folder)
@@ -104,9 +96,9 @@ def _write(comparison: Comparison, folder: Path) -> None:
 def _command(options: argparse.Namespace, folders: Sequence[Path]) -> str:
     """The command line that makes the same comparison again, with every run named."""
     words = ["python", "-m", "ouroboros3d", "compare", *map(str, folders)]
-    for name in ("runs", "out", "baseline", "split", "samples", "seed"):
+    for name in ("runs", "out", "baseline", "split"):
         value = getattr(options, name)
-        defaults = {"runs": Path("runs"), "split": "test", "samples": 10_000, "seed": 0}
+        defaults = {"runs": Path("runs"), "split": "test"}
         if value is not None and value != defaults.get(name):
             words += [f"--{name}", str(value)]
     words += [word for field in options.allow for word in ("--allow", field)]

@@ -2,21 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ouroboros3d.comparison.labels import headline
 from ouroboros3d.comparison.runs import Run
-from ouroboros3d.comparison.statistics import bootstrap_interval, signed_rank
+from ouroboros3d.comparison.statistics import PairedMean, holm, mean_known, over_trainings, paired_mean
 from ouroboros3d.comparison.variants import Variant
 from ouroboros3d.metrics.directions import higher_is_better
 
 Verdict = Literal["better", "worse", "undecided", ""]
-_FEW_OBJECTS, _FEW_SEEDS = 20, 4  # below either, intervals are too narrow; a test measures how much
 _OF_A_BATCH = {"seconds", "peak_memory_mib"}  # shared by its objects, so an interval over objects would be of width 0
-_LEAST_OBJECTS = 5  # below, the bootstrap knows next to nothing: of one object it would say that all are like it
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,13 @@ class Difference:
     """A variant's paired difference from the baseline in one metric.
 
     Args:
-        mean: over all pairs; NaN without any.
+        mean: every object counts once; NaN without any.
         low: lower end of its 95 % interval.
         high: upper end.
-        p: of the signed-rank test over objects, uncorrected; NaN where there are too few.
-        pairs: of an object and a seed that both have a value of.
+        p: of this metric alone; NaN where there are too few objects.
+        corrected: the same, for the number of all headline metrics and variants (Holm); NaN beside the headline.
+        trainings: that the interval is over; of 1 it is over objects only, of these very weights.
+        pairs: of an object and a run that both have a value of.
         missing: pairs that one of them lacks.
         baseline: the baseline's mean over the same pairs.
         verdict: what the interval says, empty where no direction is better.
@@ -38,6 +39,8 @@ class Difference:
     low: float
     high: float
     p: float
+    corrected: float
+    trainings: int
     pairs: int
     missing: int
     baseline: float
@@ -74,8 +77,6 @@ class Comparison:
         notes: what a reader has to know, a sentence each.
         command: that makes this comparison again.
         split: whose objects were tested.
-        samples: of the bootstrap.
-        seed: of the bootstrap.
     """
 
     variants: Sequence[Variant]
@@ -86,8 +87,6 @@ class Comparison:
     notes: Sequence[str]
     command: str
     split: str
-    samples: int
-    seed: int
 
     @property
     def baseline(self) -> Variant:
@@ -105,10 +104,7 @@ class Comparison:
 
     def per_object(self, variant: str, metric: str) -> NDArray[np.float64]:
         """A metric's values [O], mean over seeds; NaN where missing."""
-        values = self.values[variant][:, :, list(self.metrics).index(metric)]
-        counts = (~np.isnan(values)).sum(0)
-        means: NDArray[np.float64] = np.nansum(values, axis=0) / np.where(counts, counts, math.nan)
-        return means
+        return mean_known(self.values[variant][:, :, list(self.metrics).index(metric)], 0)
 
 
 def compare(
@@ -118,8 +114,6 @@ def compare(
     notes: Sequence[str],
     command: str,
     split: str,
-    samples: int,
-    seed: int,
 ) -> Comparison:
     """Compare variants that were tested alike.
 
@@ -129,8 +123,6 @@ def compare(
         notes: what is known about the runs so far.
         command: that makes this comparison again.
         split: whose objects were tested.
-        samples: of the bootstrap.
-        seed: of the bootstrap.
 
     Raises:
         ValueError: no variant of the baseline's name; a variant shares no object and seed with the baseline.
@@ -144,18 +136,18 @@ def compare(
     metrics = [name for name in dict.fromkeys(name for run in runs for name in run.values) if name != "batch_size"]
     uids = sorted({uid for run in runs for uid in run.uids})
     values = {v.name: np.stack([_table(run, uids, metrics) for run in v.runs.values()]) for v in ordered}
-    base = ordered[0]
+    base, *others = ordered
+    differences = {variant.name: _differences(base, variant, values, metrics) for variant in others}
+    _correct(differences, headline(metrics))
     cells: dict[tuple[str, str], Cell] = {}
     for variant in ordered:
-        differences = None if variant is base else _differences(base, variant, values, metrics, samples, seed)
         for index, metric in enumerate(metrics):
             known = ~np.isnan(values[variant.name][:, :, index])
             mean = float(values[variant.name][:, :, index][known].mean()) if known.any() else math.nan
-            difference = differences[index] if differences else None
+            difference = differences[variant.name][metric] if variant is not base else None
             cells[variant.name, metric] = Cell(mean, int(known.any(0).sum()), int(known.any(1).sum()), difference)
-    notes = [*notes, *_failures(ordered), *_missing(ordered[1:], metrics, cells)]
-    notes += _reach(len(uids), max(len(variant.runs) for variant in ordered))
-    return Comparison(ordered, metrics, values, uids, cells, notes, command, split, samples, seed)
+    notes = [*notes, *_failures(ordered), *_missing(others, metrics, cells), *_reach(len(uids), base, others)]
+    return Comparison(ordered, metrics, values, uids, cells, notes, command, split)
 
 
 def _table(run: Run, uids: Sequence[str], metrics: Sequence[str]) -> NDArray[np.float64]:
@@ -169,51 +161,67 @@ def _table(run: Run, uids: Sequence[str], metrics: Sequence[str]) -> NDArray[np.
     return table
 
 
+def _shared(base: Variant, variant: Variant) -> list[str]:
+    """Labels of the seeds that both have runs of."""
+    return [label for label in base.runs if label in variant.runs]
+
+
+def paired_trainings(base: Variant, variant: Variant) -> list[tuple[int | None, int | None]]:
+    """Of every pair of runs that two variants share, in the baseline's order, which training each of them is of."""
+    return [(base.runs[label].training, variant.runs[label].training) for label in _shared(base, variant)]
+
+
+def paired_runs(base: Variant, variant: Variant) -> tuple[list[int], list[int]]:
+    """The places among the baseline's runs and among the variant's of every pair that they share."""
+    shared = _shared(base, variant)
+    return [list(base.runs).index(label) for label in shared], [list(variant.runs).index(label) for label in shared]
+
+
 def _differences(
-    base: Variant,
-    variant: Variant,
-    values: Mapping[str, NDArray[np.float64]],
-    metrics: Sequence[str],
-    samples: int,
-    seed: int,
-) -> list[Difference]:
+    base: Variant, variant: Variant, values: Mapping[str, NDArray[np.float64]], metrics: Sequence[str]
+) -> dict[str, Difference]:
     """A difference from the baseline for every metric, over the objects and seeds that both have."""
-    shared = [label for label in base.runs if label in variant.runs]
-    theirs = values[base.name][[list(base.runs).index(label) for label in shared]]
-    ours = values[variant.name][[list(variant.runs).index(label) for label in shared]]
+    of_base, of_variant = paired_runs(base, variant)
+    theirs, ours = values[base.name][of_base], values[variant.name][of_variant]
     pairs = ours - theirs
     known = ~np.isnan(pairs)
     if not known.any():
         seeds = f"seeds {', '.join(variant.runs)} against {', '.join(base.runs)}; test both with the same seeds."
         raise ValueError(
             f"{variant.name}: expected an object and a seed in common with {base.name}, got "
-            + ("no object that both have values of." if shared else seeds)
+            + ("no object that both have values of." if of_base else seeds)
         )
-    low, high = bootstrap_interval(pairs, samples, seed)
-    unknown = known.any(0).sum(0) < _LEAST_OBJECTS
-    unknown |= np.array([metric in _OF_A_BATCH for metric in metrics])
-    low[unknown], high[unknown] = math.nan, math.nan
-    found = []
+    trainings = paired_trainings(base, variant)
+    found = {}
     for index, metric in enumerate(metrics):
         here = known[:, :, index]
-        mean, baseline = (
-            float(table[:, :, index][here].mean()) if here.any() else math.nan for table in (pairs, theirs)
-        )
         measured = ~np.isnan(ours[:, :, index]) | ~np.isnan(theirs[:, :, index])
-        verdict = _verdict(higher_is_better(metric), float(low[index]), float(high[index]))
-        found.append(
-            Difference(
-                mean,
-                float(low[index]),
-                float(high[index]),
-                math.nan if metric in _OF_A_BATCH else signed_rank(pairs[:, :, index]),
-                int(here.sum()),
-                int((measured & ~here).sum()),
-                baseline,
-                verdict,
-            )
+        averaged = over_trainings(pairs[:, :, index], trainings)
+        paired = paired_mean(averaged)
+        if metric in _OF_A_BATCH:
+            paired = PairedMean(paired.mean, ())
+        low, high = paired.interval
+        found[metric] = Difference(
+            mean=paired.mean,
+            low=low,
+            high=high,
+            p=paired.p,
+            corrected=math.nan,
+            trainings=int((~np.isnan(averaged)).any(1).sum()),
+            pairs=int(here.sum()),
+            missing=int((measured & ~here).sum()),
+            baseline=paired_mean(over_trainings(np.where(here, theirs[:, :, index], math.nan), trainings)).mean,
+            verdict=_verdict(higher_is_better(metric), low, high),
         )
     return found
+
+
+def _correct(differences: dict[str, dict[str, Difference]], metrics: Sequence[str]) -> None:
+    """Correct the p-values of some metrics for how many they are with all variants."""
+    family = [(name, metric) for name in differences for metric in metrics]
+    corrected = holm(np.array([differences[name][metric].p for name, metric in family]))
+    for (name, metric), p in zip(family, corrected.tolist(), strict=True):
+        differences[name][metric] = replace(differences[name][metric], corrected=p)
 
 
 def _verdict(upward: bool | None, low: float, high: float) -> Verdict:
@@ -234,19 +242,16 @@ def _failures(variants: Sequence[Variant]) -> list[str]:
     ]
 
 
-def _reach(objects: int, seeds: int) -> list[str]:
+def _reach(objects: int, base: Variant, others: Sequence[Variant]) -> list[str]:
     """What the intervals cannot say."""
     notes = []
-    if objects < _LEAST_OBJECTS:
-        notes.append(f"{objects} objects are too few for an interval: at least {_LEAST_OBJECTS} are needed.")
-    if seeds == 1:
-        notes.append("One seed: the intervals are about other objects, not about another training or other noise.")
-    few = [f"{objects} objects"] if objects < _FEW_OBJECTS else []
-    few += [f"{seeds} seeds"] if 1 < seeds < _FEW_SEEDS else []
-    if few:
+    if objects < 2:
+        notes.append("One object is too few for an interval.")
+    once = [variant.name for variant in others if len(set(paired_trainings(base, variant))) == 1]
+    if once:
+        whose = "" if len(once) == len(others) else f" of {', '.join(once)}"
         notes.append(
-            f"{' and '.join(few)} are few: such intervals are too narrow and hold the true difference at best 9 times "
-            "in 10, not 19 in 20."
+            f"One training: the intervals{whose} are over objects only, of these weights; another training may differ."
         )
     return notes
 

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ouroboros3d.comparison.figures import to_svg
-from ouroboros3d.comparison.labels import grouped, headline, interval, number, probability, titled
+from ouroboros3d.comparison.labels import grouped, headline, interval, number, titled
 from ouroboros3d.comparison.outcome import Comparison
 from ouroboros3d.comparison.runs import how_to_test
-from ouroboros3d.comparison.tables import MARKS, caption, explanation, protocols, relative
+from ouroboros3d.comparison.tables import MARKS, caption, explanation, probabilities, protocols, relative
 from ouroboros3d.html_page import document
 
 _STYLE = """
@@ -137,9 +137,9 @@ def _cell(comparison: Comparison, variant: str, metric: str, complete: bool = Fa
         text += f'<span class="difference {difference.verdict}"><b>{moved}</b></span>'
         text += f'<span class="difference">{interval(metric, difference.low, difference.high)}</span>'
         if complete:
-            p = probability(difference.p)
+            p = probabilities(difference)
             pairs = f"{difference.pairs} pair{'' if difference.pairs == 1 else 's'}"
-            text += f'<span class="difference">{escape(f"p {p}, " if p else "")}{pairs}</span>'
+            text += f'<span class="difference">{escape(f"{p}, " if p else "")}{pairs}</span>'
     return f"<td>{text}</td>"
 
 

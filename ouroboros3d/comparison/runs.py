@@ -53,6 +53,12 @@ class Run:
         """The name of the folder that holds the run."""
         return self.folder.resolve().parent.name
 
+    @property
+    def training(self) -> int | None:
+        """Which training the tested weights are of: its seed, None where it is not known."""
+        seed: int | None = self.protocol["training_seed"]
+        return seed
+
     def pictures(self, uid: str) -> Path:
         """The folder of an object's pictures and Gaussians."""
         return self.folder / _named("objects", self.protocol["split"]) / uid

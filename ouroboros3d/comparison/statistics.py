@@ -1,67 +1,129 @@
-"""Paired differences over objects and seeds: bootstrap intervals and the signed-rank test."""
+"""Paired differences over objects and trainings: their mean, an interval that holds it, and p-values."""
 
 import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped] # it ships no types
+from scipy import optimize, stats  # type: ignore[import-untyped] # it ships no types
 
 LEVEL = 0.95
 
 
-def bootstrap_interval(
-    differences: NDArray[np.float64], samples: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Percentile intervals of the mean paired difference.
+@dataclass(frozen=True)
+class PairedMean:
+    """A mean paired difference, and what its uncertainty is made of.
 
-    Objects are drawn with replacement, and so are seeds where there are several, each for itself: the two-way
-    (pigeonhole) bootstrap of Owen (2007), which counts that all objects of a seed share its training. All K columns
-    see the same draws.
-
-    Args:
-        differences: [S seeds, O objects, K metrics], NaN where a pair is missing; such a pair counts nowhere.
-        samples: how many draws.
-        seed: of the draws.
-
-    Returns:
-        The lower and the upper ends, [K] each; NaN for a metric without any pair.
-    """
-    seeds, objects, columns = differences.shape
-    generator = np.random.default_rng(seed)
-    present = ~np.isnan(differences)
-    values = np.where(present, differences, 0.0)
-    object_counts = _draws(generator, samples, objects)
-    seed_counts = _draws(generator, samples, seeds)
-    total, count = np.zeros((samples, columns)), np.zeros((samples, columns))
-    for index in range(seeds):
-        total += seed_counts[:, index, None] * (object_counts @ values[index])
-        count += seed_counts[:, index, None] * (object_counts @ present[index].astype(np.float64))
-    means = np.divide(total, count, out=np.full_like(total, math.nan), where=count > 0)
-    ends = np.full((2, columns), math.nan)
-    known = present.any((0, 1))
-    tail = (1 - LEVEL) / 2
-    ends[:, known] = np.nanquantile(means[:, known], [tail, 1 - tail], axis=0)
-    return ends[0], ends[1]
-
-
-def signed_rank(differences: NDArray[np.float64]) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test over objects.
+    The interval is about other objects and, where there are several trainings, about other trainings too: its half
+    width is the root of the summed squares of the two t-intervals that objects and trainings have each for themselves.
+    Howe (1974) and Graybill and Wang (1980) build intervals so for sums of variances that are known with few degrees of
+    freedom. What objects and trainings share is counted in both parts, so it is rather too wide than too narrow; a test
+    simulates how often it holds the true difference.
 
     Args:
-        differences: [S seeds, O objects], NaN where a pair is missing; an object counts once, with its mean over seeds.
+        mean: every object counts once; NaN without any.
+        parts: variance of the mean and degrees of freedom, of the objects and, where there are several, of the
+            trainings; empty where there are too few of either to tell.
+    """
+
+    mean: float
+    parts: tuple[tuple[float, int], ...]
+
+    def half_width(self, level: float = LEVEL) -> float:
+        """Of the interval on both sides of the mean; NaN where it is unknown."""
+        if not self.parts:
+            return math.nan
+        return math.sqrt(sum(_quantile((1 + level) / 2, freedom) ** 2 * variance for variance, freedom in self.parts))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The lower and the upper end at `LEVEL`."""
+        half = self.half_width()
+        return self.mean - half, self.mean + half
+
+    @property
+    def p(self) -> float:
+        """The two-sided p-value: 1 less the level at which the interval just reaches 0; NaN where that is unknown.
+
+        With one training it is that of the paired t-test over objects.
+        """
+        if not self.parts:
+            return math.nan
+        if self.mean == 0:
+            return 1.0
+        least = 1e-9  # no table shows less
+        if self.half_width(1 - least) <= abs(self.mean):
+            return least
+        found = optimize.brentq(lambda p: self.half_width(1 - p) - abs(self.mean), least, 1.0, xtol=1e-10)
+        return float(found)
+
+
+def over_trainings(differences: NDArray[np.float64], trainings: Sequence[Hashable]) -> NDArray[np.float64]:
+    """Differences averaged over the sampling seeds of each training.
+
+    Args:
+        differences: [S, ...] one of a run, NaN where missing; what is missing does not count.
+        trainings: which training each of the S runs is of.
 
     Returns:
-        1 where no object differs at all; NaN where there are fewer than two objects.
+        [T, ...] in the order in which the trainings come first.
     """
-    counts = (~np.isnan(differences)).sum(0)
-    means = np.nansum(differences, axis=0)[counts > 0] / counts[counts > 0]
-    if means.size < 2:
-        return math.nan
-    if not means.any():
-        return 1.0
-    return float(stats.wilcoxon(means).pvalue)
+    members = [differences[[of == training for of in trainings]] for training in dict.fromkeys(trainings)]
+    return np.stack([mean_known(runs, 0) for runs in members])
 
 
-def _draws(generator: np.random.Generator, samples: int, size: int) -> NDArray[np.float64]:
-    """How often each of `size` things is drawn, [samples, size]; one thing is always there."""
-    return generator.multinomial(size, np.full(size, 1 / size), size=samples).astype(np.float64)
+def paired_mean(differences: NDArray[np.float64]) -> PairedMean:
+    """The mean difference over objects, with what its interval is made of.
+
+    Args:
+        differences: [T trainings, O objects], NaN where missing. An object counts with its mean over the trainings that
+            it has; a training's own effect is taken from the objects that all trainings have.
+    """
+    differences = differences[(~np.isnan(differences)).any(1)]
+    objects = mean_known(differences, 0)
+    objects = objects[~np.isnan(objects)]
+    if objects.size < 2:
+        return PairedMean(float(objects.mean()) if objects.size else math.nan, ())
+    parts = [_part(objects)]
+    if len(differences) > 1:
+        complete = differences[:, ~np.isnan(differences).any(0)]
+        if not complete.size:
+            return PairedMean(float(objects.mean()), ())
+        parts.append(_part(complete.mean(1)))
+    return PairedMean(float(objects.mean()), tuple(parts))
+
+
+def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """P-values corrected for being many, so that one of them is below 0.05 by chance in 1 of 20 tables at most.
+
+    Holm (1979): step-down Bonferroni, which holds whatever the metrics have to do with each other.
+
+    Args:
+        p: [n], NaN where there is none; such a one is not counted.
+    """
+    corrected = np.full(p.shape, math.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.maximum.accumulate(np.minimum(p[order] * factors, 1.0))
+    return corrected
+
+
+def mean_known(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """The mean along an axis of what is not NaN, NaN where nothing is."""
+    counts = (~np.isnan(values)).sum(axis)
+    means: NDArray[np.float64] = np.nansum(values, axis=axis) / np.where(counts, counts, math.nan)
+    return means
+
+
+def _part(means: NDArray[np.float64]) -> tuple[float, int]:
+    """Variance of the mean of some means [n >= 2], and its degrees of freedom; exactly 0 where all are equal."""
+    equal = bool((means == means[0]).all())  # as counts are: of equal numbers numpy's deviation may be 1e-17
+    return 0.0 if equal else float(means.var(ddof=1)) / means.size, means.size - 1
+
+
+@cache
+def _quantile(probability: float, freedom: int) -> float:
+    return float(stats.t.ppf(probability, freedom))

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ouroboros3d.comparison.labels import grouped, headline, interval, label, number, probability, titled
-from ouroboros3d.comparison.outcome import Comparison
+from ouroboros3d.comparison.outcome import Comparison, Difference
 from ouroboros3d.comparison.runs import how_to_test, short
 from ouroboros3d.comparison.statistics import LEVEL
 
@@ -25,23 +25,32 @@ _RELATIVE = ("chamfer", "fscore", "coordinate_error", "seconds", "peak_memory_mi
 def caption(comparison: Comparison) -> str:
     """What the numbers are, in one sentence."""
     variants = comparison.variants
-    seeds = sorted({len(variant.runs) for variant in variants})
-    counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    trainings = _count({len({run.training for run in v.runs.values()}) for v in variants}, "training")
+    runs = _count({len(v.runs) for v in variants}, "run")
     return (
-        f"{len(comparison.uids)} {comparison.split} objects, {counts} seed{'' if seeds == [1] else 's'}; "
-        f"differences from {comparison.baseline.name} in pairs of the same object and seed"
+        f"{len(comparison.uids)} {comparison.split} objects, {trainings} and {runs} of each variant; differences from "
+        f"{comparison.baseline.name} in pairs of the same object and seeds"
     )
+
+
+def _count(numbers: set[int], what: str) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{least}{'' if least == most else f' to {most}'} {what}{'' if numbers == {1} else 's'}"
 
 
 def explanation(comparison: Comparison) -> str:
     """How intervals, marks and p-values came about."""
-    drawn = "objects" if all(len(v.runs) == 1 for v in comparison.variants) else "objects and seeds"
-    count = len(comparison.metrics) * (len(comparison.variants) - 1)
+    trainings = max(d.trainings for cell in comparison.cells.values() if (d := cell.difference))
+    over = (
+        "objects, of these weights; another training may differ"
+        if trainings == 1
+        else "objects and trainings: the root of the summed squares of the t-intervals over either"
+    )
+    count = sum(not math.isnan(d.corrected) for cell in comparison.cells.values() if (d := cell.difference))
     return (
-        f"Brackets are {LEVEL:.0%} percentile bootstrap intervals of the mean paired difference: {drawn} drawn with "
-        f"replacement, {comparison.samples:,} times, generator seed {comparison.seed}. ▲ better and ▼ worse: the "
-        "interval leaves out 0. p is Wilcoxon's signed-rank test over objects (mean over seeds), two-sided, "
-        f"uncorrected: of the {count} differences here about {count * 0.05:.0f} would show p < 0.05 by chance alone. "
+        f"Brackets are {LEVEL:.0%} intervals of the mean paired difference over {over}; sampling seeds are averaged "
+        "first. ▲ better and ▼ worse: the interval leaves out 0, which by chance alone one in 20 does. p, two-sided, "
+        f"says how far; Holm p is corrected for the {count} differences of the headline, p alone is uncorrected. "
         "Seconds and memory are those of a batch, shared by its objects, and have no interval over objects."
     )
 
@@ -104,13 +113,20 @@ def markdown_cell(comparison: Comparison, variant: str, metric: str) -> str:
     if cell.difference is None or math.isnan(cell.difference.mean):
         return text
     difference = cell.difference
-    p = probability(difference.p)
+    p = probabilities(difference)
     parts = [
         number(metric, difference.mean, True) + relative(comparison, variant, metric) + MARKS[difference.verdict],
         interval(metric, difference.low, difference.high),
-        *([f"p {p}"] if p else []),
+        *([p] if p else []),
     ]
     return "<br>".join([text, *parts])
+
+
+def probabilities(difference: Difference) -> str:
+    """The p-value that a reader may rely on: the corrected one where there is one; empty where there is none."""
+    if not math.isnan(difference.corrected):
+        return f"Holm p {probability(difference.corrected)}"
+    return "" if math.isnan(difference.p) else f"p {probability(difference.p)}"
 
 
 def relative(comparison: Comparison, variant: str, metric: str) -> str:
@@ -159,13 +175,15 @@ def csv_text(comparison: Comparison) -> str:
     """The whole of comparison.csv: a row a variant and metric, full precision, a missing value empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = ["variant", "metric", "label", "n_objects", "n_seeds", "mean", "baseline", "n_pairs", "n_missing"]
-    writer.writerow([*columns, "baseline_mean", "difference", "low", "high", "p", "verdict"])
+    columns = ["variant", "metric", "label", "n_objects", "n_seeds", "mean", "baseline", "n_trainings", "n_pairs"]
+    columns += ["n_missing", "baseline_mean", "difference", "low", "high", "p", "p_holm", "verdict"]
+    writer.writerow(columns)
     for variant in comparison.variants:
         for metric in comparison.metrics:
             cell = comparison.cells[variant.name, metric]
             row = [variant.name, metric, label(metric), cell.objects, cell.seeds, cell.mean, comparison.baseline.name]
             d = cell.difference
-            row += [d.pairs, d.missing, d.baseline, d.mean, d.low, d.high, d.p, d.verdict] if d else [""] * 8
+            row += [d.trainings, d.pairs, d.missing, d.baseline] if d else [""] * 4
+            row += [d.mean, d.low, d.high, d.p, d.corrected, d.verdict] if d else [""] * 6
             writer.writerow(["" if isinstance(value, float) and math.isnan(value) else value for value in row])
     return text.getvalue()

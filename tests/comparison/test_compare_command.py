@@ -72,7 +72,8 @@ def test_numbers_in_the_csv_are_those_of_the_runs(study: Path) -> None:
         first = [float(row["chamfer"]) for row in csv.DictReader(file)]
     row = rows["recursive", "chamfer"]
     assert float(row["mean"]) == pytest.approx(sum(first + second) / 16)
-    assert (row["n_objects"], row["n_seeds"], row["n_pairs"], row["n_missing"]) == ("8", "2", "16", "0")
+    counts = [row[f"n_{name}"] for name in ("objects", "seeds", "trainings", "pairs", "missing")]
+    assert counts == ["8", "2", "2", "16", "0"]
     assert float(row["difference"]) == pytest.approx(float(row["mean"]) - float(rows["staged", "chamfer"]["mean"]))
     assert float(row["low"]) < float(row["difference"]) < float(row["high"])
     assert rows["staged", "chamfer"]["difference"] == rows["staged", "chamfer"]["verdict"] == ""
@@ -84,10 +85,10 @@ def test_markdown_holds_all_metrics_protocol_and_commands(study: Path) -> None:
     text = (study / "runs/comparison/comparison.md").read_text()
     assert "python -m ouroboros3d compare runs/recursive/version_0 runs/recursive/version_1 runs/staged" in text
     assert "python -m ouroboros3d test --config runs/staged/version_0/config.yaml" in text
-    assert "2 seeds" in text
-    assert "pigeonhole" not in text
-    assert "objects and seeds drawn with replacement, 10,000 times" in text
-    assert "uncorrected" in text
+    assert "8 test objects, 2 trainings and 2 runs of each variant" in text
+    assert "t-intervals over either" in text
+    assert "Holm p " in text
+    assert "p alone is uncorrected" in text
     for row in ("| F-score@0.05 ↑ |", "| feedback_maps | none | colour coordinates |", "| resolution | 32 |"):
         assert row in text
     widths = [line.count(" |") for line in text.splitlines() if line.startswith("| views PSNR")]
@@ -143,12 +144,12 @@ def test_names_are_escaped(here: Path) -> None:
 def test_the_same_command_gives_the_same_files(here: Path) -> None:
     contents = []
     for _ in range(2):
-        main(["compare", "--samples", "500"])
+        main(["compare"])
         folder = here / "runs/comparison"
         contents.append([(folder / f"comparison.{end}").read_text() for end in ("csv", "md", "html")])
     assert contents[0] == contents[1]
-    main(["compare", "--samples", "500", "--seed", "1", "--out", "other"])
-    assert "--samples 500 --seed 1" in Path("other/comparison.md").read_text()
+    main(["compare", "--out", "other"])
+    assert "runs/staged/version_0 --out other\n" in Path("other/comparison.md").read_text()
 
 
 def test_an_earlier_comparison_is_replaced_and_nothing_else_ever_is(
@@ -192,12 +193,7 @@ def test_what_is_refused_leaves_the_earlier_comparison(here: Path, capsys: pytes
 
 
 def test_wrong_usage_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "unrecognized arguments: --sampels; python -m ouroboros3d compare --help" in refusal(
-        capsys, "--sampels", "5"
-    )
-    assert "argument --samples: invalid int value: 'many'" in refusal(capsys, "--samples", "many")
-    assert "samples: expected 100 to 1,000,000 draws" in refusal(capsys, "--samples", "10")
-    assert "seed: expected a whole number from 0" in refusal(capsys, "--seed=-1")
+    assert "unrecognized arguments: --basline" in refusal(capsys, "--basline", "staged")
     assert "baseline: expected one of recursive, staged, got best." in refusal(capsys, "--baseline", "best")
     assert "allow: expected one of" in refusal(capsys, "--allow", "everything")
     assert "nowhere: expected a run's folder" in refusal(capsys, "nowhere")
@@ -211,7 +207,7 @@ def test_wrong_usage_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str
 def test_help_documents_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     main(["compare", "--help"])
     shown = capsys.readouterr().out
-    for option in ("--runs", "--out", "--baseline", "--split", "--allow", "--samples", "--seed"):
+    for option in ("--runs", "--out", "--baseline", "--split", "--allow"):
         assert f"{option} " in shown
 
 

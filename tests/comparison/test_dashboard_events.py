@@ -104,7 +104,7 @@ def test_figures_strips_and_tables(runs):
     assert texts[0] == "tables/0 Headline/text_summary"
     text = read.Tensors(texts[0])[0].tensor_proto.string_val[0].decode()
     assert "| novel PSNR fg (dB) ↑ |" in text
-    assert "percentile bootstrap intervals" in text
+    assert "intervals of the mean paired difference" in text
 
 
 def test_clouds_are_steps_of_one_card_a_variant(runs):

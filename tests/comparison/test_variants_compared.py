@@ -12,7 +12,7 @@ from run_writer import UIDS, write_run
 from ouroboros3d.comparison.figures import scatter
 from ouroboros3d.comparison.outcome import Comparison, compare
 from ouroboros3d.comparison.runs import read_run
-from ouroboros3d.comparison.tables import markdown
+from ouroboros3d.comparison.tables import explanation, markdown
 from ouroboros3d.comparison.variants import check_comparable, choose, group
 
 BASE = [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 17.0]
@@ -36,7 +36,7 @@ def runs(tmp_path: Path) -> Path:
 def result(folders: list[Path], baseline: str | None = None, allowed: tuple[str, ...] = ()) -> Comparison:
     variants = group([read_run(folder, "test") for folder in folders])
     notes = check_comparable(variants, allowed)
-    return compare(variants, baseline, notes=notes, command="", split="test", samples=500, seed=0)
+    return compare(variants, baseline, notes=notes, command="", split="test")
 
 
 # ---------------------------------------------------------------------------------------------------------- the choice
@@ -193,7 +193,8 @@ def test_known_numbers_in_known_statistics_out(tmp_path):
     up = found.cells["recursive", "mv_psnr"].difference
     assert (up.mean, up.low, up.high) == pytest.approx((0.5, 0.5, 0.5))
     assert (up.pairs, up.missing, up.baseline, up.verdict) == (8, 0, 13.5, "better")
-    assert up.p == pytest.approx(2 / 2**8)  # the most extreme of the patterns of eight signs, and its opposite
+    assert up.p < 1e-8  # every object gains the same
+    assert up.trainings == 1
     assert found.cells["joint_only", "mv_psnr"].difference.verdict == "worse"
     # Lower is better.
     assert found.cells["recursive", "chamfer"].difference.verdict == "better"
@@ -216,13 +217,19 @@ def test_pairs_go_by_uid_and_seed_whatever_the_order_of_rows(tmp_path):
     folders = []
     for seed, offset in offsets.items():
         values = generator.normal(10, 3, 8)
-        folders.append(write_run(tmp_path / "staged" / f"{seed}", {"mv_psnr": values}, seed=seed))
+        folders.append(write_run(tmp_path / "staged" / f"{seed}", {"mv_psnr": values}, seed=seed, training_seed=seed))
         shuffled, uids = (values + offset)[order], [UIDS[i] for i in order]
-        folders.append(write_run(tmp_path / "recursive" / f"{seed}", {"mv_psnr": shuffled}, uids=uids, seed=seed))
+        folders.append(
+            write_run(
+                tmp_path / "recursive" / f"{seed}", {"mv_psnr": shuffled}, uids=uids, seed=seed, training_seed=seed
+            )
+        )
     found = result(folders[::-1])
     difference = found.cells["recursive", "mv_psnr"].difference
     assert difference.mean == pytest.approx(0.5)
-    assert (difference.low, difference.high) == pytest.approx((0.25, 0.75))  # both draws the one seed or the other
+    half = 12.706 * 0.25  # one degree of freedom, the standard error of the two trainings' mean
+    assert (difference.low, difference.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-4)
+    assert difference.trainings == 2
     assert (difference.pairs, found.cells["recursive", "mv_psnr"].seeds) == (16, 2)
     assert found.per_object("recursive", "mv_psnr") - found.per_object("staged", "mv_psnr") == pytest.approx([0.5] * 8)
 
@@ -265,14 +272,52 @@ def test_the_baseline_is_staged_or_the_named_or_the_first(tmp_path):
 
 
 def test_notes_say_what_the_intervals_cannot(tmp_path):
-    uids = [f"o{i}" for i in range(20)]
-    for name in ("staged", "recursive"):
-        for seed in range(4):
-            write_run(tmp_path / name / f"{seed}", {"mv_psnr": [1.0] * 20}, uids=uids, seed=seed)
-    every = [tmp_path / name / f"{seed}" for name in ("staged", "recursive") for seed in range(4)]
-    assert result(every).notes == []
-    assert any("4" not in note and "2 seeds are few" in note for note in result([*every[:2], *every[4:6]]).notes)
-    assert any("One seed" in note for note in result([every[0], every[4]]).notes)
+    for name in ("staged", "recursive", "joint_only"):
+        for seed in range(2):
+            write_run(tmp_path / name / f"{seed}", {"mv_psnr": BASE}, seed=seed, training_seed=seed)
+    every = {name: [tmp_path / name / f"{seed}" for seed in range(2)] for name in ("staged", "recursive", "joint_only")}
+    assert result([*every["staged"], *every["recursive"]]).notes == []
+    said = "One training: the intervals are over objects only, of these weights; another training may differ."
+    assert said in result([every["staged"][0], every["recursive"][0]]).notes
+    mixed = result([*every["staged"], *every["recursive"], every["joint_only"][0]])
+    assert said.replace("intervals are", "intervals of joint_only are") in mixed.notes
+    assert "over objects and trainings" in explanation(mixed)
+    for name in ("a", "b"):
+        write_run(tmp_path / name / "v", {"mv_psnr": [1.0]}, uids=UIDS[:1])
+    single = result([tmp_path / "a" / "v", tmp_path / "b" / "v"])
+    assert "One object is too few for an interval." in single.notes
+    assert math.isnan(single.cells["b", "mv_psnr"].difference.low)
+
+
+def test_sampling_seeds_of_one_training_are_no_trainings(tmp_path):
+    for name, shift in {"staged": 0.0, "recursive": 1.0}.items():
+        for seed in (0, 1):  # of the sampler alone, whose noise is large
+            values = [value + shift + 10 * seed * (shift > 0) for value in BASE]
+            write_run(tmp_path / name / f"{seed}", {"mv_psnr": values}, seed=seed)
+    difference = result([tmp_path / name / seed for name in ("staged", "recursive") for seed in "01"])
+    difference = difference.cells["recursive", "mv_psnr"].difference
+    assert (difference.trainings, difference.pairs, difference.mean) == (1, 16, 6)
+    assert (difference.low, difference.high) == pytest.approx((6, 6))  # all objects gain alike on average
+
+
+def test_p_values_of_the_headline_are_corrected_for_how_many_there_are(tmp_path):
+    gains = {"mv_psnr_foreground": 0.3, "novel_psnr_foreground": 0.6, "mv_psnr": 0.6}
+    noise = np.random.default_rng(0).normal(size=8)
+    for name, share in {"staged": 0.0, "recursive": 1.0}.items():
+        values = {
+            metric: [b + share * (gain + n) for b, n in zip(BASE, noise, strict=True)] for metric, gain in gains.items()
+        }
+        write_run(tmp_path / name / "v", values)
+    found = result([tmp_path / "staged" / "v", tmp_path / "recursive" / "v"])
+    small, large, beside = (found.cells["recursive", metric].difference for metric in gains)
+    assert large.p == beside.p < small.p
+    assert large.corrected == pytest.approx(min(2 * large.p, 1))  # of the two metrics of the headline
+    assert small.corrected == pytest.approx(max(small.p, large.corrected))
+    assert math.isnan(beside.corrected)
+    text = markdown(found)
+    assert f"Holm p {large.corrected:.3f}" in text
+    assert f"<br>p {beside.p:.3f}" in text
+    assert "corrected for the 2 differences of the headline" in text
 
 
 def test_the_cost_of_a_batch_has_no_interval_over_its_objects(tmp_path):
