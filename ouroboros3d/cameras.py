@@ -234,7 +234,7 @@ def from_stored(
     axes: Literal["opengl", "opencv"],
     world: Literal["y_up", "z_up"],
 ) -> Tensor:
-    """Internal `c2w_opencv` from a pose as a file stores it (table of stored conventions in the docs: FORMATS 1.2).
+    """Internal `c2w_opencv` from a pose as a file stores it (docs/formats.md, section 1.2).
 
     Args:
         matrix: [..., 4, 4] or [..., 3, 4] (padded here), column-vector convention.

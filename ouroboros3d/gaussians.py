@@ -154,7 +154,7 @@ def save_ply(
     comments: Sequence[str] = (),
     min_opacity: float = 0.005,
 ) -> int:
-    """Write one object as a binary 3DGS ply (FORMATS.md section 5).
+    """Write one object as a binary 3DGS ply (docs/formats.md, section 5).
 
     Args:
         gaussians: one object, B = 1.

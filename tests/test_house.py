@@ -147,7 +147,57 @@ def test_links_between_documents_lead_somewhere():
             assert "://" in target or (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-@pytest.mark.parametrize("document", [path.name for path in sorted(ROOT.glob("*.md"))])
+# "docs/method.md, section 4", "[formats](formats.md), sections 1.1 to 1.3", or "section 7" of the document itself.
+_CITED = re.compile(
+    r"(?:\b(\w+)\.md\)?,[\s#]+)?\bsections?[\s#]+(\d+(?:\.\d+)*)(?:[\s#]+(?:to|and)[\s#]+(\d+(?:\.\d+)*))?"
+)
+
+
+def sections(document: Path) -> set[str]:
+    """Numbers of a document's headings."""
+    return set(re.findall(r"^#+ (\d+(?:\.\d+)*)\.? ", document.read_text(encoding="utf-8"), re.M))
+
+
+def cited(text: str, own: str) -> Iterator[tuple[str, str]]:
+    """Documents and sections that a text cites; a section without a document is one of `own`, "" for none."""
+    for document, *numbers in _CITED.findall(text):
+        yield from ((document or own, number) for number in numbers if number and (document or own))
+
+
+def test_cited_sections_exist():
+    numbered = {path.stem: sections(path) for path in (ROOT / "docs").glob("*.md")}
+    found = []
+    for name, text in texts():
+        path = Path(name)
+        own = path.stem if path.parent.name == "docs" and numbered[path.stem] else ""
+        found += [(name, *citation) for citation in cited(text, own)]
+    assert {document for _, document, _ in found} >= {"method", "formats", "metrics"}
+    assert len([name for name, *_ in found if name.startswith("ouroboros3d/")]) >= 15
+    wrong = [one for one in found if one[2] not in numbered.get(one[1], set())]
+    assert not wrong, wrong
+
+
+def test_a_citation_is_seen_in_every_form():
+    text = "(docs/method.md,\n# section 4), [formats](formats.md), sections 1.1 to 1.3. glTF, section 3.8.4; section 7."
+    assert list(cited(text, "")) == [("method", "4"), ("formats", "1.1"), ("formats", "1.3")]
+    assert list(cited(text, "own"))[-2:] == [("own", "3.8.4"), ("own", "7")]
+
+
+def test_documents_that_code_names_exist():
+    wrong = [
+        f"{name}: {document}"
+        for name, text in texts()
+        if name.endswith(".py")
+        for document in re.findall(r"(?<![\w/])docs/[\w./-]*\w", text)
+        if not (ROOT / document).exists()
+    ]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize(
+    "document",
+    [str(path.relative_to(ROOT)) for folder in (ROOT, ROOT / "docs") for path in sorted(folder.glob("*.md"))],
+)
 def test_code_in_documents_parses(document):
     for language, code in re.findall(
         r"```(python|yaml)\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.S

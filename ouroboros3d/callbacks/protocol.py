@@ -1,4 +1,4 @@
-"""What a test's values were measured under: the fields of a result row that FORMATS.md 4.2 lists."""
+"""What a test's values were measured under: the columns of a result row (docs/formats.md, section 4.1)."""
 
 from collections.abc import Iterator
 from datetime import datetime, timezone

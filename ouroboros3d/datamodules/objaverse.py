@@ -369,7 +369,7 @@ class ObjaverseDataModule(LightningDataModule):
         return list(self._datasets[self.test_split].uids)
 
     def test_protocol(self) -> dict[str, Any]:
-        """What a test on this data is measured under, by the names of FORMATS 4.2; after `setup`."""
+        """What a test on this data is measured under, by the names of docs/formats.md, section 4.1; after `setup`."""
         trees = ["bundled" if root == BUNDLED else str(root) for root in self.roots]
         seen = self.source.protocol(self._asked_for, self._left_out)
         return {

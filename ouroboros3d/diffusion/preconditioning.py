@@ -41,7 +41,7 @@ class Scalings(NamedTuple):
 
 
 def scalings(sigma: Tensor) -> Scalings:
-    """Scalings of the noise levels sigma [B] (METHOD section 1; c_out < 0 because SVD predicts v)."""
+    """Scalings of the noise levels sigma [B] (docs/method.md, section 1; c_out < 0 because SVD predicts v)."""
     root = (sigma**2 + 1).sqrt()
     return Scalings(1 / root**2, -sigma / root, 1 / root, sigma.log() / 4)
 

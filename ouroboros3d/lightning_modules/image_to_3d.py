@@ -82,7 +82,7 @@ class ImageTo3D(LightningModule):
             this project (staged ones fit every variant), a folder that `export` wrote, the paper's weights, or null for
             random weights.
         train: the parts that are trained; without exchange a loss that trains none of them is not computed.
-        guidance_dropout: rate p of METHOD section 1.
+        guidance_dropout: rate p of docs/method.md, section 1.
         augmentation: probability of each of LGM's augmentations of clean input views.
         warmup_steps: linear warm-up of the learning rate.
         decay: of the learning rate after the warm-up: none, by a half `cosine` over the rest of the run, or by a
@@ -349,7 +349,7 @@ class ImageTo3D(LightningModule):
         return Generation(views, gaussians, {**cost, "seconds": seconds / count, "peak_memory_mib": peak_mib})
 
     def sampling_protocol(self) -> dict[str, Any]:
-        """What the variant does between the sampler's steps, as a result row states it (FORMATS 4.2)."""
+        """What the variant does between the sampler's steps, for a result row (docs/formats.md, section 4.1)."""
         return {"projection_steps": [], "feedback_steps": [], "blend": None}
 
     # ---------------------------------------------------------------------------------------------- Lightning's steps

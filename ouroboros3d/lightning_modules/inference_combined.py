@@ -16,7 +16,7 @@ from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 
 @dataclass(frozen=True)
 class ProjectionSettings:
-    """When and how an estimate is projected on what a 3D object can look like (METHOD section 6).
+    """When and how an estimate is projected on what a 3D object can look like (docs/method.md, section 6).
 
     The defaults are VideoMV's schedule: at 40, 60 and 80 % of the way, whole, per guidance branch (its renders are on
     grey, as its data). Gen-3Diffusion projects with `every: 1` and `per_branch: false`; its network also sees the time.

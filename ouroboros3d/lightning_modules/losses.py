@@ -1,4 +1,4 @@
-"""The reconstruction loss: renders against images at input and novel views (METHOD section 2)."""
+"""The reconstruction loss: renders against images at input and novel views (docs/method.md, section 2)."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -15,7 +15,7 @@ from ouroboros3d.renderers.rendering import Rendering, encode_coordinates, publi
 
 
 class Recursive(ImageTo3D):
-    """The joint training step and the recursive sampler of METHOD section 4.
+    """The joint training step and the recursive sampler of docs/method.md, section 4.
 
     Which maps are fed back is the network's own argument, `unet.init_args.feedback_maps`; with none, this is joint
     training without feedback.

@@ -4,7 +4,7 @@ from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 
 
 class Staged(ImageTo3D):
-    """F and R trained side by side with no exchange; sampling reconstructs once, at the end (METHOD section 4).
+    """F and R trained side by side with no exchange; sampling reconstructs once, at the end.
 
-    The same steps, data and seeds as training the two apart.
+    The same steps, data and seeds as training the two apart (docs/method.md, section 4).
     """

@@ -1,4 +1,4 @@
-"""Distances between a predicted surface and the true one (FORMATS.md 4.1), and the alignment before them."""
+"""Distances between a predicted surface and the true one, and the alignment before (docs/metrics.md, section 4)."""
 
 import math
 from typing import Literal, NamedTuple

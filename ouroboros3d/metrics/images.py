@@ -1,4 +1,4 @@
-"""PSNR, SSIM, LPIPS, masks and coordinate maps (FORMATS.md 4.1): per image, mean over views, then over objects."""
+"""PSNR, SSIM, LPIPS, masks, coordinate maps: per image, mean over views, then over objects (docs/metrics.md)."""
 
 import logging
 import warnings

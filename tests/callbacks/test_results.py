@@ -76,7 +76,7 @@ def same(left: Path, right: Path) -> None:
 
 
 def test_every_field_of_a_result_row_is_there(run: Path) -> None:
-    """FORMATS 4.2, group by group, and the issue's own names."""
+    """Those of docs/formats.md, section 4.1, group by group."""
     results: dict[str, Any] = json.loads((run / "results.json").read_text())
     table = rows(run / "results.csv")
     assert len(table) == results["objects"] == 2

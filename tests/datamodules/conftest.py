@@ -54,7 +54,7 @@ def glb(index: int) -> bytes:
 
 
 def marker_normalised(index: int) -> np.ndarray:
-    """The cube's centre after FORMATS 1.1: box centred, longest edge at most 1, radius at most 0.58."""
+    """The cube's centre after docs/formats.md, section 1.1: box centred, longest edge <= 1, radius <= 0.58."""
     slab, cube, marker = body_and_marker(index)
     vertices = np.concatenate([slab.vertices, cube.vertices])
     low, high = vertices.min(axis=0), vertices.max(axis=0)

@@ -1,6 +1,7 @@
 """Objects with right cameras, rendered once, and writers that put them into trees with mistakes.
 
-The matrices are written out here from FORMATS' table, not taken from the package's conversions.
+The matrices are written out here from the table in docs/formats.md, section 1.2, not taken from the package's
+conversions.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The three variants against METHOD section 4: what they exchange, and what they do not."""
+"""The three variants against docs/method.md, section 4: what they exchange, and what they do not."""
 
 import math
 import re
@@ -370,7 +370,7 @@ def test_pixels_that_are_cut_off_are_counted_once(batch: MultiviewBatch) -> None
 
 
 def test_a_generation_counts_its_own_cost(batch: MultiviewBatch) -> None:
-    """Five guided steps of four views; every count follows from METHOD sections 4 to 6."""
+    """Five guided steps of four views; every count follows from docs/method.md, sections 4 to 6."""
 
     def cost(module: ImageTo3D) -> dict[str, float]:
         made = module.eval().generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)

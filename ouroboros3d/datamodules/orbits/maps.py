@@ -1,4 +1,4 @@
-"""Maps of rendered views as files beside them (FORMATS section 3), in the internal +Y up world.
+"""Maps of rendered views as files beside them (docs/formats.md, section 3), in the internal +Y up world.
 
 `depth_%04d.png`: 16-bit z-depth in steps of `depth_unit`, 0 = empty. `normal_world_%04d.npz` and `coordinate_%04d.npz`:
 half floats [H, W, 3], where the view's alpha says what is empty.

@@ -1,6 +1,6 @@
 """True geometry of rendered objects, beside their orbits: what the geometry metrics compare with.
 
-`<uid>-00/coordinate_%04d.npz` hold the coordinate maps of the first orbit's views (FORMATS section 3), and
+`<uid>-00/coordinate_%04d.npz` hold the coordinate maps of the first orbit's views (docs/formats.md, section 3), and
 `<uid>-00/surface_<count>.npz`, written last, points and normals of the surface and the solid cells. Written on demand,
 since only objects that are tested need them.
 """

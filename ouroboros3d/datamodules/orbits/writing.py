@@ -1,4 +1,4 @@
-"""Orbits of rendered views on disk: the one format we write (FORMATS section 3).
+"""Orbits of rendered views on disk: the one format we write (docs/formats.md, section 3).
 
 An orbit is a folder `<uid>-<orbit>` with lossless `render_%04d.webp` (RGBA, straight alpha, sRGB, never composited)
 and `meta.json`, which the official Ouroboros3D loader reads too. A folder appears under its final name only when it

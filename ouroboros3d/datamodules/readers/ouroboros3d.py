@@ -2,7 +2,7 @@
 
 Official (Costwen/Ouroboros3D): `<uid>/meta.json` and `render_0000.webp`, ..., one orbit a folder. EpiDiff
 (huanngzh/EpiDiff): `00/<uid>/`, six rings of 16 views. Ours: `<uid>-00/`, `<uid>-01/`, ..., a `format` key, and
-optional maps beside the views (FORMATS section 3).
+optional maps beside the views (docs/formats.md, section 3).
 """
 
 import math

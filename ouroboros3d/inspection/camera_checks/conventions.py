@@ -29,7 +29,7 @@ class Convention(NamedTuple):
 
 
 _BLENDER = Convention("c2w", "opengl", "z_up")
-# What the readers take the poses for (FORMATS 1.2). The others have cameras that no file stores.
+# What the readers take the poses for (docs/formats.md, section 1.2). The others have cameras that no file stores.
 STORED = {
     "ouroboros3d": _BLENDER,
     "shards": _BLENDER,
