@@ -15,9 +15,11 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from ouroboros3d.callbacks.averaging import MovingAverage
 from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost_a_process
 from ouroboros3d.callbacks.results import ResultsWriter
@@ -106,10 +108,17 @@ class Commands(LightningCLI):
     """LightningCLI with the project's defaults and the project's run folders."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add where a run goes."""
+        """Add where a run goes, and what becomes a callback of it."""
         parser.add_argument("--runs", type=str, default="runs", help="where runs are kept")
         parser.add_argument("--experiment", type=str, default="experiment", help="first folder of the run")
         parser.add_argument("--version", type=str, default="version_0", help="second folder of the run")
+        parser.add_argument(
+            "--moving_average",
+            type=float,
+            default=0.0,
+            help="share of itself that the moving average of the weights keeps at a step of fit, 0 = none; a callback "
+            "of Lightning's that averages weights, among trainer.callbacks, takes its place",
+        )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401 - LightningCLI's own hook
         """Use the one-line parser."""
@@ -153,6 +162,15 @@ class Commands(LightningCLI):
                 # What a run wrote after the checkpoint that it goes on from comes again.
                 "dict_kwargs": {"purge_step": _first_step(config)} if self.subcommand == "fit" else {},
             }
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - LightningCLI's own hook
+        """A Trainer that averages the weights where the configuration says so."""
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        callbacks = trainer.callbacks  # type: ignore[attr-defined] # set at run time
+        decay = self.config[self.subcommand].moving_average if self.subcommand == "fit" else 0.0
+        if decay and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
+            callbacks.insert(0, MovingAverage(decay))  # before those that save
+        return trainer
 
     def before_fit(self) -> None:
         """Remove best checkpoints later than the one that a run goes on from, which come again, and unfinished ones."""

@@ -44,6 +44,8 @@ Train a variant. The run goes to runs/NAME/version_N: config.yaml, checkpoints/,
   --model.base_weights FILE start from other weights: a .safetensors, a checkpoint, bundled:recursive or bundled:staged,
                             which are trained and come with this package, or null for random ones
   --trainer.max_steps N     how long to train
+  --moving_average V        share of itself that the average of the weights keeps at a step, which is what is tested and
+                            exported (0: the last step's weights)
   --data.root DIR           a tree of meshes or renders instead of the bundled objects, or '[bundled, DIR, DIR]'
 {_OPTIONS}""",
     "validate": f"""usage: python -m ouroboros3d validate [--config FILE] [--ckpt_path FILE] [OPTIONS]

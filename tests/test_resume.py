@@ -65,8 +65,10 @@ def killed(*arguments: str, before: Callable[[], None]) -> None:
 
 
 def checkpoints(run: Path) -> dict[str, dict[str, torch.Tensor]]:
-    files = sorted((run / "checkpoints").iterdir())
-    return {path.name: torch.load(path, weights_only=True)["state_dict"] for path in files}
+    """Weights by file and name: their moving average, and those of the last step, from which a run goes on."""
+    files = {path.name: torch.load(path, weights_only=True) for path in sorted((run / "checkpoints").iterdir())}
+    last = {name: {f"last {key}": w for key, w in file["current_model_state"].items()} for name, file in files.items()}
+    return {name: {**file["state_dict"], **last[name]} for name, file in files.items()}
 
 
 def assert_same_checkpoints(run: Path, other: Path) -> None:

@@ -131,6 +131,21 @@ def test_the_papers_training(here: Path) -> None:
     loss = model["reconstruction_loss"]
     assert (loss["colour"], loss["lpips_weight"]) == ("l1", 1.0)
     assert model["reconstructor"]["init_args"]["position"] == "absolute"
+    # What the desk scale has of its own: the paper has none of it.
+    assert (model["log_sigma_mean"], model["log_sigma_std"]) == (1.0, 1.6)
+    assert (data["augmentation"]["mirror"], data["augmentation"]["recolour"]) == (0.0, 0.0)
+    assert set(model["learning_rates"].values()) == {1.0}
+    assert config["moving_average"] == 0
+
+
+def test_what_is_published_was_trained_on_stable_video_diffusions_noise_whatever_the_scale(here: Path) -> None:
+    desk = config_of(ABLATIONS / "published.yaml")
+    lab = config_of(ABLATIONS / "scales" / "lab.yaml", ABLATIONS / "published.yaml")
+    for config in (desk, lab):
+        model, augmentation = config["model"]["init_args"], config["data"]["init_args"]["augmentation"]
+        assert (model["log_sigma_mean"], model["log_sigma_std"]) == (1.0, 1.6)
+        assert (augmentation["mirror"], augmentation["recolour"]) == (0.0, 0.0)
+    assert desk["moving_average"] == lab["moving_average"] == 0.9995
 
 
 def test_the_papers_weights_that_are_missing_are_named_at_once(

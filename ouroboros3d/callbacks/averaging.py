@@ -3,11 +3,11 @@
 import logging
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 _log = logging.getLogger("ouroboros3d")
 
@@ -25,12 +25,14 @@ class MovingAverage(WeightAveraging):
 
     def __init__(self, decay: float = 0.9995) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"decay: expected a share in [0, 1), got {decay:g}.")
+            raise ValueError(f"moving_average: expected a share in [0, 1), got {decay:g}; 0 keeps no average.")
         self.decay = decay
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin an average where a process has all weights."""
+        """Begin an average where a process has all weights, on the device that trains them."""
+        # Lightning takes the one where they are now, the CPU, and would fetch them from the GPU at every step.
+        self._device = trainer.strategy.root_device
         if not isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy)):
             super().setup(trainer, pl_module, stage)
         elif stage == "fit":
@@ -41,9 +43,7 @@ class MovingAverage(WeightAveraging):
         return self._average_model is not None and super().should_update(step_idx, epoch_idx)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the average as the weights."""
-        if self._average_model is not None:
-            super().on_train_end(trainer, pl_module)
+        """Leave the module its last step's weights: a checkpoint that is written now holds them beside the average."""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the average as the weights, and the weights beside it."""
@@ -55,8 +55,7 @@ class MovingAverage(WeightAveraging):
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
-    @torch.no_grad()
     def _average(self, averages: list[Tensor], weights: list[Tensor], count: Tensor | int) -> None:
         steps = int(count)
         kept = min(self.decay, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_(averages, weights, 1 - kept)
+        get_ema_multi_avg_fn(kept)(averages, weights, count)
