@@ -31,6 +31,21 @@ class DenoisingNetwork(Protocol):
         """
 
 
+class Draw(NamedTuple):
+    """The random part of one training step.
+
+    latents: [B, V, C, h, w] clean z.
+    noisy: [B, V, C, h, w] z + sigma * noise.
+    sigma: [B].
+    conditions: with guidance dropout.
+    """
+
+    latents: Tensor
+    noisy: Tensor
+    sigma: Tensor
+    conditions: Conditions
+
+
 class Scalings(NamedTuple):
     """EDM scalings, one value a sample: [B]."""
 

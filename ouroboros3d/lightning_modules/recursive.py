@@ -8,9 +8,9 @@ from torch import Tensor
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.diffusion.guidance import Estimate
-from ouroboros3d.diffusion.preconditioning import Feedback, diffusion_loss, per_sample, scalings
+from ouroboros3d.diffusion.preconditioning import Draw, Feedback, diffusion_loss, per_sample, scalings
 from ouroboros3d.diffusion.sampling import AfterEstimate, karras_sigmas
-from ouroboros3d.lightning_modules.image_to_3d import Draw, ImageTo3D
+from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.renderers.rendering import Rendering, encode_coordinates, published_coordinates
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 def seeded(name: str) -> Iterator[None]:
     """Torch's CPU stream seeded by a name inside the block, and as it was after it."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(named_seed(name))
+        # Not torch.manual_seed: it seeds GPUs too, and where there is none keeps a traceback of who asked.
+        torch.default_generator.manual_seed(named_seed(name))
         yield
 
 

@@ -1,9 +1,11 @@
-"""Fully sharded data parallel training for this project's batches."""
+"""Several processes: fully sharded training for this project's batches, and what a sampler deals out twice."""
 
 from typing import Any
 
+import torch
 from lightning.pytorch.plugins.precision import FSDPPrecision, Precision
 from lightning.pytorch.strategies import FSDPStrategy
+from torch import Tensor
 
 
 class WholeInputPrecision(FSDPPrecision):
@@ -32,3 +34,20 @@ class ShardedStrategy(FSDPStrategy):
     def mixed_precision_config(self) -> None:
         """None: FSDP's own would round what goes into the model, cameras included."""
         return
+
+
+def repeats(batch_idx: int, objects: int, loader: Any, rank: int, world_size: int) -> Tensor:  # noqa: ANN401
+    """Which objects of a batch another process has too: [B] bool.
+
+    A `DistributedSampler` deals objects to the processes in turn and fills the last round up with the first objects.
+
+    Args:
+        batch_idx: of this process.
+        objects: B.
+        loader: that the batch came from.
+        rank: of this process.
+        world_size: processes.
+    """
+    place = (batch_idx * loader.batch_size + torch.arange(objects)) * world_size + rank
+    repeated: Tensor = place >= len(loader.dataset)
+    return repeated

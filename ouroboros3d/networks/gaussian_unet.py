@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from ouroboros3d.networks.attention import attend
+
 _SKIP_SCALE = math.sqrt(0.5)  # keeps the variance of a sum of two signals
 
 
@@ -69,8 +71,7 @@ class SelfAttention(nn.Module):
         batch, count, channels = tokens.shape
         qkv = self.qkv(tokens).reshape(batch, count, 3, self.num_heads, channels // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        projected: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count, channels))
+        projected: Tensor = self.proj(attend(query, key, value).transpose(1, 2).reshape(batch, count, channels))
         return projected
 
 
@@ -93,7 +94,9 @@ class MultiviewAttention(nn.Module):
         images, channels, height, width = x.shape
         tokens = self.norm(x).permute(0, 2, 3, 1).reshape(images // views, views * height * width, channels)
         mixed = self.attn(tokens).reshape(images, height, width, channels).permute(0, 3, 1, 2)
-        total: Tensor = (mixed + x) * _SKIP_SCALE
+        # A sum lies in memory as its first term does: x's order, channel by channel, is what a CPU's norms are fast at,
+        # their backward pass above all. What is not trained keeps the order, and so the rounding, that it always had.
+        total: Tensor = (x + mixed if self.training else mixed + x) * _SKIP_SCALE
         return total
 
 

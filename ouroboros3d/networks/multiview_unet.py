@@ -5,7 +5,7 @@ rays are added before each of its blocks and feedback features before its downsa
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,12 +13,13 @@ from typing import Any, Literal, cast
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
-from diffusers.models.adapter import FullAdapter
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ouroboros3d.cameras import Cameras, full_precision
+from ouroboros3d.cameras import Cameras
+from ouroboros3d.networks.attention import Attending
+from ouroboros3d.networks.feedback import AdaptedFeedback, FeedbackAdapter
+from ouroboros3d.networks.rays import PluckerEmbedding, harmonic_embedding, published_plucker
 from ouroboros3d.networks.view_convolution import use_view_convolutions
 
 DownBlockType = Literal["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"]
@@ -26,72 +27,9 @@ UpBlockType = Literal["CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"]
 FeedbackMap = Literal["colour", "coordinates"]
 Trainable = Literal["all", "temporal", "new", "adapters", "lora"]
 
-_FREQUENCIES = 6
-_RAY_CHANNELS = 6 * (2 * _FREQUENCIES + 1)  # sines, cosines and the Plücker coordinates themselves: 78
 # Layers over the view axis, by which SVD differs from the image model that it was made from.
 _TEMPORAL = re.compile(r"\.(temporal_res_block|temporal_transformer_blocks|time_pos_embed|time_mixer)\.")
 _LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the projections of every attention
-
-
-class PluckerEmbedding(nn.Module):
-    """Linear-SiLU-Linear from the 78 harmonic channels of a ray to a block's width; zero at the start.
-
-    Starting from zero leaves pretrained weights that have never seen cameras unchanged at step 0.
-
-    Args:
-        channels: width of the block that follows.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        last = nn.Linear(channels, channels)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.embed = nn.Sequential(nn.Linear(_RAY_CHANNELS, channels), nn.SiLU(), last)
-
-    def forward(self, harmonics: Tensor) -> Tensor:
-        """Features [B*V, C, h, w] (channels last in memory) of ray harmonics [B*V, h, w, 78]."""
-        features: Tensor = self.embed(harmonics.to(next(self.parameters()).dtype))
-        return features.permute(0, 3, 1, 2)
-
-
-class FeedbackAdapter(FullAdapter):
-    """diffusers' T2I adapter (Mou et al. 2023): a feature map for each level of the U-Net from one kind of map.
-
-    With `zero_head`, one 1x1 convolution per level starts at zero, so that a new adapter changes nothing at step 0.
-
-    Args:
-        channels: widths of the U-Net's levels.
-        downscale: pixels of a map along one side of a latent pixel.
-        zero_head: whether the zero-initialised convolutions follow.
-    """
-
-    def __init__(self, channels: tuple[int, ...], downscale: int, zero_head: bool) -> None:
-        # Three residual blocks a stage, as the published adapters have.
-        super().__init__(in_channels=3, channels=list(channels), num_res_blocks=3, downscale_factor=downscale)
-        self.head = nn.ModuleList(nn.Conv2d(c, c, kernel_size=1) for c in channels) if zero_head else None
-        for parameter in self.head.parameters() if self.head is not None else ():
-            nn.init.zeros_(parameter)
-
-    def forward(self, maps_01: Tensor) -> list[Tensor]:
-        """Features [B*V, C_i, h / 2^i, w / 2^i] for every level i of maps [B*V, 3, H, W]."""
-        features: list[Tensor] = super().forward(maps_01)
-        if self.head is None:
-            return features
-        return [head(feature) for head, feature in zip(self.head, features, strict=True)]
-
-
-class AdaptedFeedback(dict[str, Tensor]):
-    """Feedback maps and what the adapters make of them, so that steps that keep the maps do not adapt them again.
-
-    Args:
-        maps: the maps by kind.
-        features: per level [B*V, C_i, h_i, w_i].
-    """
-
-    def __init__(self, maps: Mapping[str, Tensor], features: Sequence[Tensor]) -> None:
-        super().__init__(maps)
-        self.features = features
 
 
 @dataclass
@@ -228,7 +166,7 @@ class MultiviewUNet(nn.Module):
         # diffusers decorates its classes in a way that hides their types.
         self.unet = cast(Any, unet)
         use_view_convolutions(self.unet)
-        self.unet.set_attn_processor(AttnProcessor2_0() if attention == "sdpa" else AttnProcessor())
+        self.unet.set_attn_processor(Attending() if attention == "sdpa" else AttnProcessor())
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self._compiled = compile is not None
@@ -391,7 +329,7 @@ class MultiviewUNet(nn.Module):
         """
         self._check_inputs(sample, cameras)
         extras = _Extras(cameras, self.plucker_rays, self._features(sample, feedback, feedback_mask))
-        with self._adding(extras), self._compiling(), _attending(sample):
+        with self._adding(extras), self._compiling():
             output: Tensor = self.unet(sample, c_noise, image_embedding, added_time_ids, return_dict=False)[0]
         return output
 
@@ -454,40 +392,6 @@ class MultiviewUNet(nn.Module):
             f"plucker_skips={self.plucker_skips}, temporal_context={self.temporal_context}, "
             f"adapter_start={self.adapter_start}, feedback_to={self.feedback_to}"
         )
-
-
-def _attending(sample: Tensor) -> AbstractContextManager[None]:
-    """On a CPU torch's fused attention is several times slower in bfloat16 than plain products of matrices."""
-    device = sample.device.type
-    reduced = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
-    plain: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
-    return plain if device == "cpu" and reduced else nullcontext()
-
-
-def harmonic_embedding(values: Tensor) -> Tensor:
-    """[..., 13 * C] of values [..., C]: sines, then cosines at frequencies 2^0 to 2^5 (innermost), then the values."""
-    frequencies = 2.0 ** torch.arange(_FREQUENCIES, device=values.device, dtype=values.dtype)
-    angles = (values[..., None] * frequencies).flatten(-2)
-    return torch.cat([angles.sin(), angles.cos(), values], dim=-1)
-
-
-def published_plucker(cameras: Cameras, height: int, width: int) -> Tensor:
-    """Plücker coordinates [..., 6, height, width] as the published denoiser computes them (Costwen/Ouroboros3D).
-
-    Row and column are swapped, the pose is contracted transposed (which loses its translation), and the camera centre
-    is subtracted nevertheless. Kept because the published weights were trained with these values.
-    """
-    pose, matrix = cameras.c2w_opencv, cameras.intrinsics_norm[..., None, None, :, :]
-    rows = (torch.arange(height, device=pose.device, dtype=pose.dtype)[:, None] + 0.5) / height
-    columns = (torch.arange(width, device=pose.device, dtype=pose.dtype) + 0.5) / width
-    x = ((rows - matrix[..., 0, 2]) / matrix[..., 0, 0]).expand(*cameras.shape, height, width)
-    y = ((columns - matrix[..., 1, 2]) / matrix[..., 1, 1]).expand(*cameras.shape, height, width)
-    in_camera = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-    with full_precision(pose):
-        points = torch.einsum("...hwi,...ij->...hwj", in_camera, pose[..., :3, :3])
-    origins = cameras.centres[..., None, None, :].expand_as(points)
-    directions = nn.functional.normalize(points - origins, dim=-1)
-    return torch.cat([torch.linalg.cross(origins, directions, dim=-1), directions], dim=-1).movedim(-1, -3)
 
 
 def _check_sizes(

@@ -18,11 +18,12 @@ from ouroboros3d.diffusion.guidance import Estimate
 from ouroboros3d.diffusion.preconditioning import denoise
 from ouroboros3d.diffusion.sampling import Step
 from ouroboros3d.lightning_modules.generation import SamplerSettings
-from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D, repeats
+from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.inference_combined import InferenceCombined, ProjectionSettings
 from ouroboros3d.lightning_modules.learning_rates import learning_rate_factor
 from ouroboros3d.lightning_modules.recursive import Recursive
 from ouroboros3d.lightning_modules.seeding import seeded
+from ouroboros3d.lightning_modules.sharding import repeats
 from ouroboros3d.lightning_modules.staged import Staged
 from ouroboros3d.lightning_modules.weights import adapted
 from ouroboros3d.networks.pretrained import WITHOUT_EFFECT

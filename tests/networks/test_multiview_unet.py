@@ -12,13 +12,10 @@ from published_vectors import assert_matches, difference, published_state, read,
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.networks.multiview_unet import (
-    FeedbackAdapter,
-    MultiviewUNet,
-    harmonic_embedding,
-    published_plucker,
-)
+from ouroboros3d.networks.feedback import FeedbackAdapter
+from ouroboros3d.networks.multiview_unet import MultiviewUNet
 from ouroboros3d.networks.pretrained import from_published_key, load_strict, to_published_key
+from ouroboros3d.networks.rays import harmonic_embedding, published_plucker
 
 TINY = {
     "in_channels": 4,
@@ -219,7 +216,7 @@ def test_fused_and_eager_attention_agree(checkpointing):
         network(**inputs()).square().sum().backward()
         found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
         processors = {type(processor).__name__ for processor in network.unet.attn_processors.values()}
-        assert processors == {"AttnProcessor2_0" if attention == "sdpa" else "AttnProcessor"}
+        assert processors == {"Attending" if attention == "sdpa" else "AttnProcessor"}
     torch.testing.assert_close(found[1], found[0], rtol=1e-8, atol=1e-8)  # float64
 
 

@@ -1,0 +1,57 @@
+"""How a variant is optimised: its optimiser, its learning rates over a run, and the clipping of its gradients."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import FSDPStrategy
+
+from ouroboros3d.lightning_modules.learning_rates import Decay, LearningRateFactors, learning_rate_factor
+
+
+class Optimized(LightningModule):
+    """A module whose trainable parameters one optimiser moves, with warm-up and decay a step.
+
+    `ImageTo3D` documents and sets the attributes.
+    """
+
+    optimizer: OptimizerCallable
+    learning_rates: LearningRateFactors
+    warmup_steps: int
+    decay: Decay
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of shapes
+        """The optimiser of all trainable parameters, with warm-up and decay a step."""
+        optimizer = self.learning_rates.optimizer(self, self.optimizer)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled and self.trainer.gradient_clip_val and _unscales(optimizer):
+            raise ValueError(
+                "optimizer: expected fused: false with precision: 16-mixed and gradient_clip_val, because a fused "
+                "optimiser unscales gradients after they are clipped; use bf16-mixed, or leave one of the three out."
+            )
+        total = self.trainer.estimated_stepping_batches
+        schedule = partial(learning_rate_factor, warmup=self.warmup_steps, total=total, decay=self.decay)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, also where Lightning refuses to: by the norm over all shards, and before a fused optimiser's step."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy) and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[operator, union-attr] # the wrapped one
+        elif gradient_clip_val and _unscales(optimizer) and gradient_clip_algorithm in (None, "norm"):
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)  # nothing scaled these gradients
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+
+def _unscales(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimiser's step takes scaled gradients, as torch's fused ones do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
