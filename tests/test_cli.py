@@ -219,15 +219,18 @@ def test_predict_writes_views_gaussians_and_a_turntable(
     run = copied("recursive")
     picture = Image.new("RGB", (90, 60), "white")
     ImageDraw.Draw(picture).rectangle((30, 15, 60, 50), fill=(200, 40, 30))
-    picture.save("chair.png")
+    picture.save("[red] chair.png")
     capsys.readouterr()
-    main(["predict", "--image", "chair.png"])
-    folder = run / "predictions/chair"
-    assert "gaussians.ply" in capsys.readouterr().out
+    main(["predict", "--image", "[red] chair.png"])
+    folder = run / "predictions/[red] chair"
+    assert f" gaussians: {folder.relative_to(Path.cwd())}/gaussians.ply\n" in capsys.readouterr().out
     assert len(list(folder.glob("view_*.png"))) == 4
     assert load_ply(folder / "gaussians.ply").shape[1] > 0
+    header = (folder / "gaussians.ply").read_bytes().partition(b"end_header")[0].decode().splitlines()
+    assert "comment run recursive/version_0" in header
+    assert "comment scales include the low-pass of 0.3 px^2 at 16 x 16 px (Mip-Splatting's 3D filter)" in header
     with Image.open(folder / "turntable.gif") as turntable:
-        assert turntable.n_frames == 36
+        assert (turntable.n_frames, turntable.size) == (36, (256, 256))
 
 
 def test_help_is_quick_and_complete() -> None:

@@ -128,7 +128,8 @@ def test_the_pipeline_generates_what_predict_generates(use: str, here: Path) -> 
         (saved,) = pipeline.save(output, "objects")
         for file in sorted(path.name for path in predicted.iterdir() if path.suffix != ".ply"):
             assert (saved / file).read_bytes() == (predicted / file).read_bytes(), file
-    save_ply(output.gaussians, here / "own.ply")
+    renderer, size = GaussianRenderer(**pipeline.config["renderer"]), pipeline.config["photo"]["image_size"]
+    save_ply(renderer.filtered(output.gaussians, output.cameras, size, size), here / "own.ply")
     own, expected = load_ply(here / "own.ply"), load_ply(predicted / "gaussians.ply")
     assert all(
         torch.equal(getattr(own, name), getattr(expected, name)) for name in [field.name for field in fields(own)]

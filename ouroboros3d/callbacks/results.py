@@ -20,6 +20,7 @@ from rich.table import Table
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.callbacks.journal import Journal
 from ouroboros3d.callbacks.pictures import comparison_sheet, strip, to_image
+from ouroboros3d.callbacks.predictions import filter_comment
 from ouroboros3d.callbacks.protocol import VOLATILE, protocol
 from ouroboros3d.callbacks.step_curves import StepCurves, mean_curves
 from ouroboros3d.files import replace_text, whole
@@ -27,6 +28,7 @@ from ouroboros3d.gaussians import save_ply
 from ouroboros3d.lightning_modules.generation import Evaluation
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.metrics.images import best_constant_psnr, foreground_moments, load_lpips_or_explain
+from ouroboros3d.renderers.gaussians import GaussianRenderer
 
 _SHOWN = {"mv": "generated views", "render": "renders", "novel": "renders, novel"}
 
@@ -112,7 +114,7 @@ class ResultsWriter(Callback):
         assert isinstance(pl_module, ImageTo3D)
         pl_module.observers = []
         for index, uid in enumerate(batch.uids):
-            finite = self._write_object(outputs, batch, index)
+            finite = self._write_object(outputs, batch, index, pl_module.renderer)
             row: dict[str, Any] = {"uid": uid}
             if finite:  # renderers leave out what is not, so a render of it would look like a poor prediction
                 row |= {name: value[index].item() for name, value in outputs.values.items()}
@@ -131,7 +133,7 @@ class ResultsWriter(Callback):
             assert self._journal is not None
             self._journal.append(trainer.global_rank, entry)
 
-    def _write_object(self, outputs: Evaluation, batch: MultiviewBatch, index: int) -> bool:
+    def _write_object(self, outputs: Evaluation, batch: MultiviewBatch, index: int, renderer: GaussianRenderer) -> bool:
         """Leave what one object looks like; False where the prediction is not finite."""
         uid, one = batch.uids[index], batch.object(index)
         generation, renders = outputs.generation.object(index), outputs.renders_01[index : index + 1]
@@ -148,7 +150,11 @@ class ResultsWriter(Callback):
         to_image(strip(generation.views_01[0])).save(folder / "views.png")
         to_image(strip(renders[0])).save(folder / "renders.png")
         to_image(strip(torch.cat([one.images_01[0], one.target_images_01[0]]))).save(folder / "truth.png")
-        save_ply(gaussians, folder / "gaussians.ply", comments=["frame object", f"run {self._header['run_id']}"])
+        cameras = one.cameras.transform(one.object_from_batch[:, None])
+        height, width = one.images_01.shape[-2:]
+        gaussians = renderer.filtered(gaussians, cameras, height, width)
+        comments = ["frame object", filter_comment(renderer, height, width), f"run {self._header['run_id']}"]
+        save_ply(gaussians, folder / "gaussians.ply", comments=comments)
         return True
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -202,7 +202,7 @@ class OuroborosPipeline(DiffusionPipeline):
         for index, (own, views) in enumerate(zip(folders, output.views, strict=True)):
             one = slice(index, index + 1)
             save_prediction(
-                own, _as_tensor(views), output.gaussians[one], output.cameras[one][:, :1], self._variant().renderer
+                own, _as_tensor(views), output.gaussians[one], output.cameras[one], self._variant().renderer
             )
         return folders
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from dataclasses import replace
 from functools import cache
 from typing import Literal
 
@@ -122,6 +123,30 @@ class GaussianRenderer:
             means = torch.where(solid, images[:, :, 3:7] / torch.where(solid, alpha, 1.0), 0.0)
             depth, coordinates = means[:, :, :1], means[:, :, 1:]
             return Rendering(colour, alpha, depth, coordinates, truncated, depth_sum=images[:, :, 3:4])
+
+    def filtered(self, gaussians: Gaussians, cameras: Cameras, height: int, width: int) -> Gaussians:
+        """Gaussians that look in renders of any size as these do in those of one: the low-pass is in their scales.
+
+        `low_pass` px^2 are another width in the scene at every image size. Whoever renders Gaussians larger than they
+        were trained therefore sees gaps between them. Here the variance that the finest of the cameras adds is added to
+        each Gaussian's own once and for all, low_pass * min over cameras of (z / f)^2 with the focal length f in
+        pixels: the 3D filter of Mip-Splatting (Yu et al. 2024, eq. 7). Opacities stay, as the renderer leaves them.
+
+        Args:
+            gaussians: [B, N].
+            cameras: [B, V] that the Gaussians were trained from.
+            height: pixels of the training images.
+            width: pixels of the training images.
+
+        Returns:
+            [B, N] with larger scales; those that no camera has in front of it keep theirs.
+        """
+        _, depth = cameras.to(gaussians.means.device, gaussians.means.dtype).project(gaussians.means[:, None])
+        size = torch.tensor([width, height]).to(depth)
+        focal = torch.diagonal(cameras.intrinsics_norm[..., :2, :2], dim1=-2, dim2=-1).to(depth) * size
+        pixel = torch.where(depth > self.near, depth / focal.amax(-1)[..., None], torch.inf).amin(1)  # [B, N]
+        variance = self.low_pass * torch.where(pixel.isfinite(), pixel, 0.0).square()
+        return replace(gaussians, scales=(gaussians.scales.square() + variance[..., None]).sqrt())
 
 
 @cache

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -118,7 +119,11 @@ def test_what_an_object_looks_like_is_kept(run: Path) -> None:
             with Image.open(run / "objects" / uid / f"{name}.png") as picture:
                 sizes[name] = picture.size
         assert sizes == {"views": (64, 16), "renders": (96, 16), "truth": (96, 16)}
-        assert load_ply(run / "objects" / uid / "gaussians.ply").shape[0] == 1
+        gaussians = load_ply(run / "objects" / uid / "gaussians.ply")
+        assert gaussians.shape[0] == 1
+        # No camera is nearer than 1 to what is in the object's cube: no Gaussian is sharper than a training pixel.
+        focal_px = 16 * 0.5 / math.tan(math.radians(39.598) / 2)
+        assert gaussians.scales.min() > math.sqrt(0.3) * 1.0 / focal_px
     steps = rows(run / "steps.csv")
     assert [(row["uid"], row["step"]) for row in steps] == [(uid, str(step)) for uid in uids for step in range(5)]
     assert float(steps[0]["sigma"]) == 80
