@@ -1,5 +1,6 @@
 """Trees of meshes: what a reader says of each object before it is rendered, and plain folders of mesh files."""
 
+import logging
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,18 @@ from ouroboros3d.datamodules.readers.stored import first_files, first_folders, f
 from ouroboros3d.datamodules.readers.tree import TreeReader
 
 SUFFIXES = (".glb", ".obj", ".ply")
+_NOT_READ = (
+    ".gltf",
+    ".stl",
+    ".fbx",
+    ".dae",
+    ".off",
+    ".usdz",
+    ".3mf",
+    ".blend",
+)  # meshes that a folder may hold besides
+_NAMED = 5  # files that are left out, in one line
+_log = logging.getLogger(__name__)
 
 
 class MeshFile(NamedTuple):
@@ -83,7 +96,8 @@ class MeshReader(TreeReader):
 class MeshFolderReader(MeshReader):
     """GLB, OBJ and PLY files in a folder, or one level below it; +Y up, as glTF says and OBJ files mostly are.
 
-    An object is called as its file, or as its folder where that holds this one mesh.
+    An object is called as its file, or as its folder where that holds this one mesh. Meshes in other formats, and those
+    in deeper folders, are left out with a warning that names them.
     """
 
     name = "meshes"
@@ -121,12 +135,27 @@ class MeshFolderReader(MeshReader):
         if twice:
             files = [path for uid, path in named if uid == twice[0]]
             raise ValueError(f"root: expected one mesh of a name, got {' and '.join(map(str, files))}; rename one.")
+        self._warn_of_others()
         return dict(named)
 
+    def _warn_of_others(self) -> None:
+        """Name the meshes of the tree that are no objects of it."""
+        folders = [self.root / folder for folder in folder_names(self.root)]
+        others = [path for folder in (self.root, *folders) for path in _mesh_files(folder, _NOT_READ)]
+        deeper = [path for folder in folders for below in first_folders(folder) for path in _mesh_files(below)]
+        for found, why in (
+            (others, f"a format that is not read ({', '.join(SUFFIXES)} are); convert them"),
+            (deeper, f"folders more than one level below {self.root}; move them up, or name their folder as root"),
+        ):
+            names = [path.relative_to(self.root).as_posix() for path in sorted(found)]
+            if names:
+                more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+                _log.warning("root: left out %s%s: in %s.", ", ".join(names[:_NAMED]), more, why)
 
-def _mesh_files(folder: Path) -> Iterator[Path]:
+
+def _mesh_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Path]:
     if folder.is_dir():
         with scandir(folder) as entries:
             for entry in entries:
-                if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+                if entry.name.lower().endswith(suffixes) and not entry.name.startswith("."):
                     yield Path(entry.path)
