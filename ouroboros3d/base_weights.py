@@ -113,7 +113,7 @@ def _read_run(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command that the module is."""
     parser = argparse.ArgumentParser(
         prog="python -m ouroboros3d.base_weights",
         description=__doc__,

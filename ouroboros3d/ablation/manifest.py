@@ -48,7 +48,7 @@ class Manifest:
                 entry["state"] = "interrupted"
 
     def __enter__(self) -> "Manifest":
-        """Open, since it was made."""
+        """The manifest itself, which is open and locked since it was made."""
         return self
 
     def __exit__(
@@ -62,7 +62,7 @@ class Manifest:
         return self.tasks.setdefault(task, {"state": "pending"})
 
     def save(self) -> None:
-        """Write it whole."""
+        """Write the manifest, whole or not at all."""
         replace_text(self.path, json.dumps({"settings": self.settings, "tasks": self.tasks}, indent=2) + "\n")
 
 

@@ -54,7 +54,7 @@ class Task:
         return [*first, *checkpoint]
 
     def is_complete(self) -> bool:
-        """Whether what it leaves behind is there."""
+        """Whether everything that the task leaves behind is there."""
         pattern = {"fit": "checkpoints/*.ckpt", "test": "results.json", "compare": "comparison.md"}[self.kind]
         return any(self.run.glob(pattern))
 

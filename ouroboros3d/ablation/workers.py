@@ -69,7 +69,7 @@ class Worker:
 
     @property
     def seconds(self) -> float:
-        """Since its start."""
+        """Seconds since the process was started."""
         return time.monotonic() - self.started
 
     def output(self) -> str:

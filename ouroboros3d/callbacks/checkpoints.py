@@ -59,7 +59,7 @@ class LastCheckpoint(Checkpoint):
         self._received = number
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """End, now that the last step's values are logged.
+        """End the run where it was told to, now that the last step's values are logged.
 
         Raises:
             SystemExit: told to stop.
@@ -88,7 +88,7 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Leave a validation.
+        """Leave a validation where the run was told to stop.
 
         Raises:
             SystemExit: told to stop.

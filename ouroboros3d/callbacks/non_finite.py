@@ -72,7 +72,7 @@ class SkipNonFinite(Callback):
         pl_module.log("train/skipped_steps", float(self.skipped))
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts."""
+        """How many steps were left out, in all and in a row."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -96,7 +96,7 @@ class ResultsWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Watch the sampler."""
+        """Watch the sampler's steps, if curves over them are wanted."""
         assert isinstance(pl_module, ImageTo3D)
         self._curves = StepCurves(pl_module, batch) if pl_module.evaluator.settings.step_curves else None
         pl_module.observers = [self._curves] if self._curves else []

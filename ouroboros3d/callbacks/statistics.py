@@ -35,7 +35,7 @@ class RunStatistics(Callback):
         batch: Any,  # noqa: ANN401
         batch_idx: int,
     ) -> None:
-        """Stop it and log."""
+        """Stop the clock and log."""
         self._steps += 1
         if self._steps <= self.warmup_steps:
             return

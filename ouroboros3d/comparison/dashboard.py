@@ -110,7 +110,7 @@ def _write_session(writer: SummaryWriter, comparison: Comparison, variant: Varia
 
 
 def _setting(value: object) -> str:
-    """As text: TensorBoard shows the number 20 as 20.000."""
+    """A setting as text, since TensorBoard shows the number 20 as 20.000."""
     return (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 

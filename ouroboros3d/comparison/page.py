@@ -107,7 +107,7 @@ def _card(content: str) -> str:
 
 
 def _headline(comparison: Comparison, metrics: Sequence[str]) -> str:
-    """A row a variant, a column a metric."""
+    """The short table: a row for each variant, a column for each headline metric."""
     heads = "".join(f"<th>{escape(titled(metric)).replace(' (', '<br>(')}</th>" for metric in metrics)
     rows = []
     for variant in comparison.variants:
@@ -117,7 +117,7 @@ def _headline(comparison: Comparison, metrics: Sequence[str]) -> str:
 
 
 def _complete(comparison: Comparison, metrics: Sequence[str]) -> str:
-    """A row a metric, a column a variant."""
+    """The table of everything: a row for each metric, a column for each variant."""
     heads = "".join(f"<th>{escape(variant.name)}</th>" for variant in comparison.variants)
     rows = []
     for metric in metrics:

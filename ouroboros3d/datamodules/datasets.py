@@ -133,6 +133,7 @@ class MultiviewDataset(Dataset[Sample]):
 
     def _random(self, uid: str, draw: Draw) -> Sample:
         rings, cameras = self._rings(uid), self.views.cameras(uid)
+        # A stream of this sample's own; the order of the draws below is part of what a seed means.
         generator = torch.Generator().manual_seed(hashed_integer("sample", self.seed, draw.epoch, draw.repeat, uid))
         ring = rings[int(torch.randint(len(rings), (), generator=generator))]
         start = int(torch.randint(len(ring), (), generator=generator))
@@ -151,6 +152,7 @@ class MultiviewDataset(Dataset[Sample]):
         rings, cameras = self._rings(uid), self.views.cameras(uid)
         generated = self._generated(cameras, rings[0], 0)
         others = [view for view in range(len(cameras.c2w_opencv)) if view not in generated]
+        # By a hash of each view's number: more views, or other generated ones, leave the order of the rest as it is.
         targets = sorted(others, key=lambda view: hashed_uniform("target", uid, view))[: self.num_target_views]
         geometry = None
         if self.surface_points:
@@ -181,6 +183,7 @@ class MultiviewDataset(Dataset[Sample]):
         if self.view_selection == "published":
             return [ring[(start + place) % PUBLISHED_ORBIT] for place in PUBLISHED_VIEWS]
         centres = cameras.centres.double()
+        # Of the cameras as they stand, not as they are numbered: rings of others begin and turn as they like.
         azimuth_deg = torch.rad2deg(torch.atan2(centres[:, 0], centres[:, 2]))
         return spread(azimuth_deg, ring, start, self.num_views)
 
@@ -207,7 +210,7 @@ def collate(
     if not samples:
         return None
     background = torch.stack([sample.background for sample in samples])
-    rgba = torch.stack([sample.rgba for sample in samples]).permute(0, 1, 4, 2, 3).float() / 255
+    rgba = torch.stack([sample.rgba for sample in samples]).permute(0, 1, 4, 2, 3).float() / 255  # [B, V + T, 4, H, W]
     alpha = rgba[:, :, 3:]
     images = rgba[:, :, :3] * alpha + background[:, None, :, None, None] * (1 - alpha)
     cameras = Cameras(
@@ -217,7 +220,9 @@ def collate(
     if input_radius is None:
         cameras, object_from_batch = cameras.relative_to_first()
     else:
-        scale = input_radius / cameras.centres[:, 0].norm(dim=-1)
+        # One factor an object, from its input view, also where its views differ in distance: under a factor for each
+        # view they would no longer show one object (docs/formats.md, section 1.3).
+        scale = input_radius / cameras.centres[:, 0].norm(dim=-1)  # [B]
         scaled = torch.diag_embed(torch.stack([scale, scale, scale, torch.ones_like(scale)], dim=-1))
         cameras, object_from_batch = cameras.transform(scaled[:, None]).relative_to_first()
         object_from_batch = torch.linalg.inv(scaled) @ object_from_batch
@@ -241,6 +246,7 @@ def _relative_geometry(geometries: Sequence[TrueGeometry], object_from_batch: Te
     """True geometry of B objects by the batch's names, with the coordinate maps in the input-relative frame."""
     batch_from_object = torch.linalg.inv(object_from_batch.double()).float()
     maps = torch.stack([geometry.coordinates for geometry in geometries])  # [B, V, H, W, 3]
+    # Points are rows, so the matrix that turns them is transposed. Pixels without a surface move too; alpha tells them.
     turn, shift = batch_from_object[:, None, None, :3, :3], batch_from_object[:, None, None, None, :3, 3]
     return {
         "surface": Surface.cat([geometry.surface for geometry in geometries]),

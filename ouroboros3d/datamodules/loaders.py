@@ -41,6 +41,7 @@ class DrawSampler(DistributedSampler[Sample]):
         """`len(self)` draws of this rank from number `start` on."""
         order_of: tuple[int, list[int]] = (-1, [])
         for number in range(self.start, self.start + self.num_samples):
+            # Draw `number` of this rank is number * W + rank of all W ranks' one stream: the same one with any W.
             epoch, place = divmod(number * self.num_replicas + self.rank, self.objects * self.repeats)
             if order_of[0] != epoch:
                 order_of = (epoch, self._order(epoch))

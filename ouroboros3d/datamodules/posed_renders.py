@@ -47,11 +47,11 @@ class PosedRenders(OneTree):
         self.quarantine = Quarantine.of(tree, cache_dir)
 
     def assets(self, names: Sequence[str]) -> list[Asset]:
-        """None."""
+        """Nothing: posed renders are no meshes."""
         return []
 
     def prepare(self, names: Sequence[str], tested: Sequence[str], surface_points: int) -> None:
-        """Nothing is made; what was listed may be readable by now."""
+        """Make nothing, since views are there; where it was asked for, try again what was listed as unreadable."""
         if self._retry_failed:
             self.quarantine.retry(self.tree)
 
@@ -119,7 +119,7 @@ class PosedRenders(OneTree):
         return self.quarantine.path
 
     def unreadable(self, names: Sequence[str]) -> dict[str, str]:
-        """What the list says of the objects now."""
+        """Those of the objects that the list names by now, and why."""
         listed = self.quarantine.read()
         return {name: listed[self.uid(name)] for name in names if self.uid(name) in listed} if listed else {}
 

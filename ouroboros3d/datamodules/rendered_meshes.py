@@ -117,7 +117,7 @@ class RenderedMeshes(OneTree):
             self._render(self.cache.complete(self._files(tested)), surface_points)
 
     def _render(self, files: list[MeshFile], surface_points: int = 0) -> None:
-        """Only of what is missing all that the tree knows is read."""
+        """Render what is missing; only of that, all that the tree knows is read."""
         missing = self.cache.missing(files, retry_failed=self._retry_failed, surface_points=surface_points)
         self.cache.render(
             self.assets([file.uid for file in missing]),
@@ -164,7 +164,7 @@ class RenderedMeshes(OneTree):
         """Nothing: meshes have no cameras that could be wrong."""
 
     def true_points(self, names: Sequence[str], surface_points: int, image_size: int) -> int:
-        """All of them: objects without are left out."""
+        """`surface_points`, since an object that they could not be made for is left out."""
         return surface_points
 
     def _read(self, name: str) -> PosedObject:
@@ -189,7 +189,7 @@ class RenderedMeshes(OneTree):
         ) from error
 
     def unreadable(self, names: Sequence[str]) -> dict[str, str]:
-        """None."""
+        """Nothing: what cannot be read in the cache is rendered again."""
         return {}
 
     def protocol(self, names: Sequence[str], left_out: Collection[str]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class SeveralTrees(Source):
         return [asset for source, share in self._shares(names) for asset in source.assets(share)]
 
     def prepare(self, names: Sequence[str], tested: Sequence[str], surface_points: int) -> None:
-        """Tree by tree.
+        """Prepare the objects of one tree after another, each tree its own.
 
         Raises:
             ValueError: rendering cannot work at all, or the cache cannot be written.
@@ -125,7 +125,7 @@ class SeveralTrees(Source):
     def left_out(
         self, asked_for: Mapping[Split, Sequence[str]], tested: Split | None, surface_points: int
     ) -> dict[str, str]:
-        """Those that any tree leaves out.
+        """What the trees leave out, all together.
 
         Raises:
             ValueError: `prepare` has not run.
@@ -139,7 +139,7 @@ class SeveralTrees(Source):
         return reasons
 
     def refuse_failed_check(self, used: Collection[str]) -> None:
-        """The verdicts on the trees that are used.
+        """Refuse what the verdict on any tree that is used refuses.
 
         Raises:
             ValueError: one of them failed, or one of these objects did.
@@ -148,7 +148,7 @@ class SeveralTrees(Source):
             source.refuse_failed_check(share)
 
     def true_points(self, names: Sequence[str], surface_points: int, image_size: int) -> int:
-        """All of them where every tree's objects carry them: a mean over some objects would be another number."""
+        """`surface_points` where the objects of every tree carry them, else 0: a mean over some would mislead."""
         return min(source.true_points(share, surface_points, image_size) for source, share in self._shares(names))
 
     def object(self, name: str) -> PosedObject:
@@ -168,7 +168,7 @@ class SeveralTrees(Source):
         return self._source_of[name].true_geometry(name, surface_points)
 
     def list_unreadable(self, name: str, error: SampleError) -> Path:
-        """On the list of its tree.
+        """Put an object on the list of the tree that it is of.
 
         Raises:
             SampleError: as its source.

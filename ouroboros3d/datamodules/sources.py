@@ -31,7 +31,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def known(self) -> Collection[str]:
-        """What a list of objects may call them."""
+        """The names by which a list may call the objects."""
 
     @abstractmethod
     def select(self, categories: Iterable[str] | None = None, uids: Iterable[str] | None = None) -> list[str]:
@@ -165,7 +165,7 @@ class OneTree(Source):
         return self.tree.uids
 
     def select(self, categories: Iterable[str] | None = None, uids: Iterable[str] | None = None) -> list[str]:
-        """As the reader selects them."""
+        """The objects that the reader selects."""
         return self.tree.select_uids(categories, uids)
 
     def uid(self, name: str) -> str:
@@ -190,4 +190,4 @@ class OneTree(Source):
 
     @abstractmethod
     def _read(self, name: str) -> PosedObject:
-        """As `object`, from the files."""
+        """Read from the files what `object` returns and remembers."""

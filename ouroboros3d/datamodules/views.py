@@ -65,6 +65,7 @@ class ObjectViews:
         found = self.object(uid)
         height, width = found.size
         left, top, side = _square(height, width)
+        # Padding is a crop beyond the image. Resizing changes nothing: intrinsics count in widths and heights.
         return Cameras(
             found.cameras.c2w_opencv,
             crop_intrinsics(
@@ -81,6 +82,7 @@ class ObjectViews:
             return self._kept[uid, view]
         pixels = resized(self.object(uid).rgba(view), self.image_size)
         worker = get_worker_info()
+        # What is kept is never dropped: all views are asked for alike, so none is worth another one's place.
         if (len(self._kept) + 1) * pixels.numel() * (worker.num_workers if worker else 1) <= self._limit:
             self._kept[uid, view] = pixels
         return pixels

@@ -140,7 +140,7 @@ class OuroborosPipeline(DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
     ) -> OuroborosPipelineOutput | tuple[Views, Gaussians]:
-        """Generate.
+        """Generate views and 3D Gaussians of images.
 
         Args:
             image: one, or a list of B: a file, a PIL image, an array [H, W, 3 or 4] of bytes or of floats in [0, 1], or

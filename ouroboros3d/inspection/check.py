@@ -28,7 +28,7 @@ _MISFITS = 64  # more objects that do not fit are not looked into one by one
 
 @dataclass(frozen=True)
 class Check:
-    """What was found.
+    """What was found in a tree.
 
     Args:
         images: of every object.

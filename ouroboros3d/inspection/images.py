@@ -131,7 +131,7 @@ def _paper(pixels: NDArray[np.uint8]) -> str:
 
 
 class _Fringe:
-    """Counts soft pixels of many views that could be mixed with black or with white."""
+    """Counts, over many views, the soft pixels whose colour could be mixed with black or with white."""
 
     def __init__(self) -> None:
         self.soft = self.over_black = self.over_white = 0

@@ -350,7 +350,7 @@ class ImageTo3D(Optimized):
         self.run_seed = self.trainer.strategy.broadcast(torch.initial_seed())
 
     def training_step(self, batch: MultiviewBatch, batch_idx: int) -> Tensor:
-        """One step.
+        """The losses of one step, logged and summed.
 
         Every random number in it follows from the run's seed, the step, the micro-batch and the object's place in the
         batch of all processes together: W processes of B objects give the losses of one process of W * B.

@@ -48,7 +48,7 @@ class ReconstructionLoss(nn.Module):
         self._lpips = [load_lpips(settings.lpips_net)] if settings.lpips_weight > 0 else []
 
     def forward(self, rendering: Rendering, batch: MultiviewBatch) -> Tensor:
-        """A scalar.
+        """The loss of a rendering, a scalar.
 
         Args:
             rendering: of the batch's objects at [cameras, target_cameras], [B, V + T, ...], on the batch's background.

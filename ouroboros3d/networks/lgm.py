@@ -125,7 +125,7 @@ class LGM(nn.Module):
         return [i * views // self.reconstruct_views for i in range(self.reconstruct_views)]
 
     def forward(self, images_01: Tensor, cameras: Cameras, c_noise: Tensor | None = None) -> Gaussians:
-        """Reconstruct.
+        """Reconstruct objects from their views.
 
         Args:
             images_01: [B, V, 3, H, W]; values beyond [0, 1] (noisy estimates) are taken as they are.

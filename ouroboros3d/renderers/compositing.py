@@ -50,15 +50,19 @@ class _Plan(NamedTuple):
 def _plan(lists: TileLists, splats: int, tile_size: int, dtype: torch.dtype) -> _Plan:
     per_group = max(1, _ELEMENTS // (_BLOCK * tile_size**2))
     order = lists.length.argsort(descending=True, stable=True)
-    count = (lists.length[order] + _BLOCK - 1) // _BLOCK
-    tile, step = ranges(count)
+    count = (lists.length[order] + _BLOCK - 1) // _BLOCK  # [T] blocks of each tile, falling
+    tile, step = ranges(count)  # [blocks] whose block, and at which step of its group it is composited
     deepest = int(count[0]) if count.numel() else 1
+    # Blocks are stored by group, then by step, then by tile: what a step composites is one slice. As the longest tiles
+    # come first, those of a group that have blocks left are always its first ones.
     key, by_step = (tile // per_group * deepest + step).sort(stable=True)
     key, taking_part = torch.unique_consecutive(key, return_counts=True)
     steps: list[list[int]] = [[] for _ in range(-(-order.shape[0] // per_group))]
     for group, number in zip((key // deepest).tolist(), taking_part.tolist(), strict=True):
         steps[group].append(number)
 
+    # Where block number i, counted tile by tile, is stored: the inverse of the sort. A pair of rank r in its tile then
+    # has place r % _BLOCK of its tile's block r // _BLOCK; places that no pair takes keep S, the absent splat.
     block = torch.empty_like(by_step).scatter_(0, by_step, torch.arange(by_step.shape[0], device=by_step.device))
     pair_tile, rank = ranges(lists.length[order])
     first = count.cumsum(0) - count
@@ -100,6 +104,8 @@ def _gather_pairs(geometry: Tensor, features: Tensor, plan: _Plan) -> _Pairs:
     )
     v = y - plan.centre[1, :, None]
     shift = shear * v - (x - plan.centre[0, :, None])
+    # -half_t t^2 - half_y y'^2 + log2(opacity), multiplied out into the monomials of `_pixel_basis`. Pixels are counted
+    # from the tile's centre because squares of coordinates of the whole image would eat float32's digits.
     sheared, shifted = half_t * shear, half_t * shift
     coefficients = torch.stack(
         [
@@ -190,6 +196,7 @@ class _Composite(torch.autograd.Function):
                     count = live.shape[0]
                 remaining = remaining[:count]
                 open_tiles = (remaining.amax(1) > SATURATED).nonzero()[:, 0]
+                # Full tiles are dropped a fifth at a time: from then on rows are copied, where a slice is free.
                 if open_tiles.shape[0] < 0.8 * count:
                     live = open_tiles if live is None else live[open_tiles]
                     remaining = remaining[open_tiles]
@@ -204,6 +211,7 @@ class _Composite(torch.autograd.Function):
                 _weigh(pairs, basis, step, alpha, remain, before)
                 # Full pixels take nothing more; their products would soon be denormal numbers, which are slow.
                 remaining = torch.threshold_(before[:, -1] * remain[:, -1], SATURATED, 0.0)
+                # [t, 8, _BLOCK] @ [t, _BLOCK, pixels]: the sums over the block's splats, of all features at once.
                 weighted = torch.bmm(pairs.features[:, rows].transpose(0, 1), before.mul_(alpha))
                 sums[tiles] += weighted
             first_tile += counts[0]
@@ -225,11 +233,12 @@ class _Composite(torch.autograd.Function):
         grad_features = torch.zeros_like(pairs.features)
         behind = geometry.new_zeros(grad.shape[0], pixels)  # sum of weight * gain of everything behind
         for step in reversed(ctx.steps):
-            incoming = grad[step.tiles]
+            incoming = grad[step.tiles]  # [t, 8, pixels]
             alpha, remain, before, gain = buffers.views(incoming.shape[0])
             _weigh(pairs, basis, step, alpha, remain, before)
             weight = before.mul_(alpha)
             grad_features[:, step.rows] = torch.bmm(incoming, weight.transpose(1, 2)).transpose(0, 1)
+            # gain: what one more unit of a splat's weight at a pixel would add to the loss, [t, _BLOCK, pixels].
             torch.bmm(pairs.features[:, step.rows].permute(1, 2, 0), incoming, out=gain)
             gain.mul_(weight)
             # d sum / d log(alpha_k) = weight_k gain_k - alpha_k / (1 - alpha_k) * (sum of weight * gain behind k)
@@ -241,6 +250,7 @@ class _Composite(torch.autograd.Function):
             behind[step.tiles] = layers[0] + gains[0]
             gain.sub_(suffix.mul_(torch.div(alpha, remain, out=remain)))
             gain.mul_(torch.lt(alpha, MAX_ALPHA, out=remain))  # the clamp's derivative
+            # log(alpha) is linear in its six coefficients: their gradients are sums over pixels of gain times monomial.
             moments[:, step.rows] = (basis @ gain.view(-1, pixels).t()).view(6, -1, _BLOCK)
         return *_to_splats(moments, grad_features, pairs, geometry, plan), None, None
 
@@ -255,8 +265,8 @@ def _to_splats(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of geometry [6, S] and features [7, S] from those of the pairs' coefficients and features."""
     shear, shift, v = pairs.shear, pairs.shift, pairs.v
-    xx, xy, x, yy, y, one = moments
-    # Moments of t and y', which know no tile any more and add up over the tiles of a splat.
+    xx, xy, x, yy, y, one = moments  # [n, _BLOCK] each: sums over pixels of d loss / d log(alpha) times the monomial
+    # Moments of t and y', which know no tile any more and add up over the tiles of a splat: t^2, t y', t, y'^2, y', 1.
     t = x - shear * y + shift * one
     tx = xx - shear * xy + shift * x
     ty = xy - shear * yy + shift * y
@@ -269,6 +279,7 @@ def _to_splats(
         total.scatter_add_(0, plan.splat, row.flatten())
     tt, ty, t, yy, y, one = sums[:6, :splats]
     _, _, shear, across, along, opacity = geometry
+    # Derivatives of log(alpha) = log(opacity) - ((across t)^2 + (along y')^2) / 2, in the order of `Splats.geometry`.
     grad_x = across.square() * t
     grad_geometry = torch.stack(
         [

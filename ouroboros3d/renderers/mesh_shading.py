@@ -17,7 +17,7 @@ _MAX_TAPS = 4  # texture samples along each axis of a fragment; beyond that many
 
 
 class _Surface(NamedTuple):
-    """M places on faces.
+    """M places on faces, each seen from a camera.
 
     face: [M].
     barycentric: [M, 3].

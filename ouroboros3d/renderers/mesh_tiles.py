@@ -167,25 +167,28 @@ def bin_faces(screen: ScreenFaces, height: int, width: int) -> Bins:
         height: pixels of the whole image.
         width: pixels.
     """
-    low_tile = screen.low // TILE
+    low_tile = screen.low // TILE  # [R, 2] first tile (column, row) of each face's box
     span = screen.high // TILE - low_tile + 1
     pairs = span.prod(dim=1)
+    # [pairs] whose pair it is, and its number among those of its face, which the tiles of the box follow row by row.
     source = torch.arange(len(pairs), device=pairs.device).repeat_interleave(pairs)
     step = torch.arange(len(source), device=pairs.device) - (pairs.cumsum(0) - pairs)[source]
     column = low_tile[source, 0] + step % span[source, 0]
     row = low_tile[source, 1] + step // span[source, 0]
     # A tile is outside if one edge has even the tile's best corner on its far side; half of all tiles in the boxes are.
     plane, slack = _barycentric_planes(screen)
-    start = torch.stack([column, row], dim=1) * TILE - screen.low[source]
-    gradient = plane[..., :2][source]
+    start = torch.stack([column, row], dim=1) * TILE - screen.low[source]  # planes count from the box's first pixel
+    gradient = plane[..., :2][source]  # [pairs, edge, (x, y)]
+    # An affine function is largest where its gradient points: TILE - 1 pixels on, or none, along each axis.
     best = (gradient * start[:, None] + (gradient * (TILE - 1)).clamp(min=0)).sum(dim=-1) + plane[source, :, 2]
     touched = (best >= -slack[source]).all(dim=1)
     source, row, column = source[touched], row[touched], column[touched]
     columns, rows = -(-width // TILE), -(-height // TILE)
+    # One number for view, row and column: sorting it lays the pairs tile by tile, and stable keeps the faces' order.
     key, order = ((screen.view[source] * rows + row) * columns + column).sort(stable=True)
     tile, count = key.unique_consecutive(return_counts=True)
     source, row, column = source[order], row[order] * TILE, column[order] * TILE
-    corners = screen.corners[source]
+    corners = screen.corners[source]  # [Q, 3, 3]; PyTorch3D's NDC of the tile runs from 1 (left, top) to -1
     corners[..., :2] = 1 - 2 * (corners[..., :2] - torch.stack([column, row], dim=1)[:, None]) / TILE
     first = count.cumsum(0) - count
     return Bins(screen.face[source], corners, tile // (rows * columns), row[first], column[first], first, count)
@@ -211,7 +214,7 @@ def rasterize(bins: Bins, height: int, width: int, layers: int) -> Fragments:
             max_faces_per_bin=0,
             perspective_correct=True,
         )
-    tile, y, x = (index[..., 0] >= 0).nonzero(as_tuple=True)
+    tile, y, x = (index[..., 0] >= 0).nonzero(as_tuple=True)  # [M] the covered pixels: layers are sorted, -1 is last
     row, column = bins.row[tile] + y, bins.column[tile] + x
     inside = (row < height) & (column < width)
     tile, y, x, row, column = tile[inside], y[inside], x[inside], row[inside], column[inside]
@@ -225,8 +228,9 @@ def rasterize(bins: Bins, height: int, width: int, layers: int) -> Fragments:
 def _met_twice(barycentric: Tensor, depth: Tensor) -> Tensor:
     """Which of the sorted layers [M, K] only repeat a surface: centres on the edge of two faces lie in both."""
     on_edge = barycentric.amin(dim=-1) <= _ON_EDGE
-    near = depth.diff(dim=1).abs() <= _SAME_SURFACE * depth[:, 1:]
+    near = depth.diff(dim=1).abs() <= _SAME_SURFACE * depth[:, 1:]  # [M, K - 1] a layer and the one before it
     repeated = torch.zeros_like(on_edge)
+    # Of two such layers the one on the edge goes; where both are on it, the second.
     repeated[:, 1:] |= near & on_edge[:, 1:]
     repeated[:, :-1] |= near & on_edge[:, :-1] & ~on_edge[:, 1:]
     return repeated
@@ -244,7 +248,7 @@ def rasterize_small(screen: ScreenFaces, height: int, width: int) -> Fragments:
         width: pixels.
     """
     plane, slack = _barycentric_planes(screen)
-    plane[..., 2] += slack
+    plane[..., 2] += slack  # so that inside is >= 0; taken off again where weights are used
     plane = plane.transpose(0, 1).contiguous()  # [corner, R, 3]
     first_pixel = (screen.view * height + screen.low[:, 1]) * width + screen.low[:, 0]
     sides = screen.box_sides
@@ -255,10 +259,10 @@ def rasterize_small(screen: ScreenFaces, height: int, width: int) -> Fragments:
         pixels = 1 << (across + down)
         place = torch.arange(pixels, device=sides.device)
         x, y = place & ((1 << across) - 1), place >> across
-        columns = torch.stack([x, y, torch.ones_like(x)]).to(plane.dtype)
+        columns = torch.stack([x, y, torch.ones_like(x)]).to(plane.dtype)  # [3, pixels] of the rectangle
         group = ((shape[:, 0] == across) & (shape[:, 1] == down)).nonzero()[:, 0]
         for rows in group.split(max(1, _CHUNK // pixels)):  # chunks that stay in the processor's cache
-            weights = (plane.index_select(1, rows) @ columns).reshape(3, -1)
+            weights = (plane.index_select(1, rows) @ columns).reshape(3, -1)  # [corner, faces * pixels] barycentrics
             hit = (weights.amin(dim=0) >= 0).nonzero()[:, 0]
             source, place = rows.index_select(0, hit >> (across + down)), hit & (pixels - 1)
             # The rectangles reach beyond the boxes, and with them beyond the image.
@@ -269,6 +273,8 @@ def rasterize_small(screen: ScreenFaces, height: int, width: int) -> Fragments:
             found.append((source, pixel, weights.index_select(1, hit)))
     source, pixel = (torch.cat([part[i] for part in found]) for i in (0, 1))
     weight = torch.cat([part[2] for part in found], dim=1).T
+    # Perspective: 1 / z is affine on the screen, so depth is the harmonic mean of the corners' under the screen's
+    # barycentrics, and a corner's share on the face is its share of 1 / z.
     over_z = (weight - slack.index_select(0, source)) / screen.corners[..., 2].contiguous().index_select(0, source)
     depth = 1 / over_z.sum(dim=1, keepdim=True)
     face = screen.face.index_select(0, source)[:, None]
@@ -298,7 +304,9 @@ def _barycentric_planes(screen: ScreenFaces) -> tuple[Tensor, Tensor]:
     """
     corners = screen.corners[..., :2] - (screen.low[:, None] + 0.5)
     following, last = corners.roll(-1, dims=1), corners.roll(-2, dims=1)
-    edge = last - following
+    edge = last - following  # opposite the corner: along it the corner's barycentric is 0
+    # Twice the areas: that of the triangle of a point and this edge over that of the face. Dividing by the signed area
+    # makes barycentrics positive inside for either winding.
     area = _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[:, None]
     gradient = torch.stack([-edge[..., 1], edge[..., 0]], dim=-1) / area[..., None]
     plane = torch.cat([gradient, (_cross(following, last) / area)[..., None]], dim=-1)

@@ -85,7 +85,9 @@ class MeshRenderer:
 
     @torch.no_grad()
     def straight(self, mesh: TexturedMesh, cameras: Cameras, height: int, width: int) -> Rendering:
-        """As calling it, with `colour` not composited: cat([colour, alpha]) is the straight-alpha RGBA to store.
+        """The images that a call gives, but with a `colour` that is not composited.
+
+        cat([colour, alpha]) is the RGBA with straight alpha that files hold.
 
         Where alpha is 0 the colour is that of the nearest covered surroundings, so that resizing without
         premultiplying draws no dark rim.

@@ -26,7 +26,7 @@ class Material:
         wrap: horizontal and vertical wrap mode of the texture.
         alpha_mode: OPAQUE ignores every alpha, MASK cuts it at `alpha_cutoff`, BLEND composites.
         alpha_cutoff: MASK draws where alpha is at least this.
-        double_sided: as stored; the renderer shows both sides unless told otherwise.
+        double_sided: as stored; the renderer shows both sides of every face.
     """
 
     base_colour_linear: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)

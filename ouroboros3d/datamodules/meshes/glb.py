@@ -78,7 +78,7 @@ class _SceneReader:
         self.notes: set[str] = set()
 
     def read(self) -> TexturedMesh:
-        """Everything, in one mesh."""
+        """Read the whole scene into one mesh."""
         for placed in self.scene.placed:
             mesh = self.glb.item("meshes", placed.mesh)
             refuse_unknown(self.glb, f"meshes[{placed.mesh}]", mesh)

@@ -218,7 +218,7 @@ def _alike(picture: _Picture) -> _Picture:
 
 
 def _leading_numbers(words: list[str]) -> list[float]:
-    """At most three, at least one."""
+    """The numbers that the words begin with: at least one, at most three."""
     values: list[float] = []
     for word in words[:3]:
         try:

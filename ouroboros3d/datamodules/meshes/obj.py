@@ -85,11 +85,11 @@ class _Parts:
     notes: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """The textures of all its MTL files."""
+        """Open the textures, which all MTL files of the object share."""
         self.textures = Textures(self.file.path)
 
     def add(self, keyword: str, rest: str) -> None:
-        """One line of the file."""
+        """Take in one line of the file."""
         if keyword == "v":
             values = [float(word) for word in numbers(rest)]
             if len(values) not in (3, 4, 6):
@@ -147,7 +147,7 @@ class _Parts:
         self.polygon_material.append(self.slot)
 
     def mesh(self) -> TexturedMesh:
-        """Everything, in one mesh."""
+        """Put all that was read into one mesh."""
         points = np.array(self.vertices).reshape(-1, 3)
         corners = np.array(self.corners, dtype=np.int64)
         triangles, polygon = triangulated(points[corners], np.array(self.lengths, dtype=np.int64))

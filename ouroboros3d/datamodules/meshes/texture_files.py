@@ -26,7 +26,7 @@ class Textures:
         self._pixels = 0
 
     def decoded(self, name: str, read: Callable[[], bytes], formats: tuple[str, ...] = IMAGE_FORMATS) -> Tensor:
-        """[H, W, 4] uint8 sRGB and straight alpha.
+        """Decode a texture to [H, W, 4] uint8, sRGB and straight alpha, or take it from those that were.
 
         Args:
             name: of the image, unique in the asset.

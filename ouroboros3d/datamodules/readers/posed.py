@@ -123,7 +123,7 @@ class PosedReader(TreeReader):
 
     @abstractmethod
     def _read(self, uid: str) -> PosedObject:
-        """As `read`; what the files of an object make it raise beside `SampleError` becomes one there."""
+        """Read one object; whatever its files make this method raise, `read` turns into a `SampleError`."""
 
     def has_true_geometry(self, uid: str, surface_points: int) -> bool:
         """Whether that many points of an object's true surface are stored beside its views."""
@@ -171,7 +171,7 @@ def _reading_map(found: PosedObject, view: int, what: str) -> AbstractContextMan
 
 
 def _depth(found: PosedObject, view: int) -> Tensor:
-    """A depth map that fits its view."""
+    """The depth map of a view, refused where it does not fit the view's image."""
     assert found.depth is not None
     with _reading_map(found, view, "depth"):
         depth = found.depth(view)
@@ -181,7 +181,7 @@ def _depth(found: PosedObject, view: int) -> Tensor:
 
 
 def _normals(found: PosedObject, view: int) -> Tensor:
-    """Normals that fit their view."""
+    """The normals of a view, refused where they do not fit the view's image."""
     assert found.normals is not None
     with _reading_map(found, view, "normals"):
         normals = found.normals(view)

@@ -19,7 +19,10 @@ _PLAIN_LINE = re.compile(r'^(\{"uid": "([^"\\\x00-\x1f]*)".*)$', re.MULTILINE)  
 
 
 class Located(Protocol):
-    """What is asked of an object to tell whether it is rendered: an `Asset`, or less, which is quicker to make."""
+    """What must be known of an object to tell whether it is rendered.
+
+    An `Asset` knows it, and so does what holds no more than this, which is quicker to make for 100,000 objects.
+    """
 
     @property
     def uid(self) -> str:
@@ -109,11 +112,11 @@ class EntryList(Mapping[str, Entry]):
         return (uid for uid in self._lines if uid in self)
 
     def __len__(self) -> int:
-        """How many have one."""
+        """How many objects have an entry."""
         return sum(1 for _ in self)
 
     def remarkable(self) -> list[Entry]:
-        """Those with a doubt or notes."""
+        """The entries that have a doubt or notes."""
         uids = [uid for uid, line in self._lines.items() if any(f'"{name}": ' in line for name in _REMARKABLE)]
         return [self[uid] for uid in uids if uid in self]
 

@@ -43,7 +43,7 @@ class RenderJob:
     z_up: bool = False
 
     def to_json(self) -> str:
-        """One line."""
+        """The job or the result as one line of JSON."""
         return json.dumps(asdict(self))
 
 
@@ -70,7 +70,7 @@ class RenderResult:
         return cls(**fields | {"notes": tuple(fields["notes"])})
 
     def to_json(self) -> str:
-        """One line."""
+        """The job or the result as one line of JSON."""
         return json.dumps(asdict(self))
 
 

@@ -22,7 +22,7 @@ class Convention(NamedTuple):
     world: Literal["y_up", "z_up"]
 
     def __str__(self) -> str:
-        """In words."""
+        """The convention in words."""
         pose = {"c2w": "camera-to-world", "w2c": "world-to-camera"}[self.pose]
         axes, world = {"opengl": "OpenGL", "opencv": "OpenCV"}[self.axes], self.world[0].upper()
         return f"{pose} poses with {axes} camera axes in a {world}-up world"

@@ -45,7 +45,7 @@ class ViewSet:
 
     @classmethod
     def of(cls, uid: str, cameras: Cameras, alpha: Tensor) -> "ViewSet":
-        """From full views.
+        """Take masks and outlines from views at their full size.
 
         Args:
             uid: the object.
@@ -104,7 +104,7 @@ class ViewSet:
         return []
 
     def without(self, views: list[int]) -> "ViewSet":
-        """The other views."""
+        """The set without these views."""
         kept = [view for view in range(len(self.masks.solid)) if view not in views]
         left = [place for place, view in enumerate(self.outlines.views) if view not in views]
         outlines = Outlines(

@@ -12,7 +12,7 @@ from ouroboros3d.cameras import Cameras
 
 @dataclass(frozen=True)
 class CameraStatistics:
-    """One number a camera, over all objects.
+    """What the cameras of all objects are like: tuples with one number for each camera, and counts of objects.
 
     Args:
         radius: distance from the origin, scene units.
@@ -36,7 +36,7 @@ class CameraStatistics:
 
     @classmethod
     def of(cls, objects: Iterable[Cameras]) -> "CameraStatistics":
-        """Of the cameras [F] of each object."""
+        """The statistics of objects, each given by its cameras [F]."""
         radii: list[float] = []
         elevations: list[float] = []
         azimuths: list[float] = []
@@ -71,16 +71,16 @@ class CameraStatistics:
         )
 
     def values(self, name: str) -> Sequence[float]:
-        """A column by its name."""
+        """The numbers of all cameras, by the name of the field."""
         column: Sequence[float] = getattr(self, name)
         return column
 
     def median(self, name: str) -> float:
-        """The middle of a column."""
+        """The median over all cameras, by the name of the field."""
         return float(np.median(self.values(name)))
 
     def range(self, name: str, unit: str = "") -> str:
-        """Lowest to highest value of a column, or the one value."""
+        """The lowest to the highest value of a field, or its one value, as text."""
         low, high = min(self.values(name)), max(self.values(name))
         digits = 3 if high < 10 and not unit else 1
         if f"{low:.{digits}f}" == f"{high:.{digits}f}":

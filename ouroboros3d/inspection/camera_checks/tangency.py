@@ -65,6 +65,7 @@ def outline(alpha: NDArray[np.float64]) -> NDArray[np.float64]:
             line = padded[number + 1]
             places = np.nonzero(line >= 0.5)[0]
             for place, step in ((places[0], -1), (places[-1], 1)):
+                # Outward from the last covered pixel alpha falls linearly, to a half `(alpha - 0.5) / drop` pixels on.
                 # The padding moved pixels by one: the centre of pixel i of the image is at i + 0.5.
                 drop = line[place] - line[place + step]
                 edge = place - 0.5 + step * (line[place] - 0.5) / drop
@@ -93,6 +94,7 @@ def tangency_errors(outlines: Outlines, cameras: Cameras) -> NDArray[np.float64]
     chosen = list(outlines.views)
     c2w = cameras.c2w_opencv[chosen].double().numpy()
     matrix = cameras.intrinsics_norm[chosen].double().numpy()
+    # [V, K, 3] world directions of the outlines' corners; of any length, since only their angles count.
     rays = np.concatenate([outlines.uv_norm, np.ones((*outlines.uv_norm.shape[:2], 1))], axis=-1)
     rays = rays @ np.linalg.inv(matrix).transpose(0, 2, 1) @ c2w[:, :3, :3].transpose(0, 2, 1)
     centres = c2w[:, :3, 3]
@@ -102,17 +104,21 @@ def tangency_errors(outlines: Outlines, cameras: Cameras) -> NDArray[np.float64]
     baseline = centres[second] - centres[first]
     length = np.linalg.norm(baseline, axis=1, keepdims=True)
     baseline = baseline / np.maximum(length, 1e-12)
+    # [pairs, 3] from the baseline straight to the origin, where the object is: the plane of the pencil with angle 0.
     inward = -centres[first] + (centres[first] * baseline).sum(axis=1, keepdims=True) * baseline
     distance = np.linalg.norm(inward, axis=1)
     valid = (length[:, 0] > 0.01 * radius[first]) & (distance > _CLEARANCE * np.minimum(radius[first], radius[second]))
     first, second, baseline, inward, distance = (x[valid] for x in (first, second, baseline, inward, distance))
     inward = inward / distance[:, None]
     aside = np.cross(baseline, inward)
+    # A ray and the baseline span a plane, which seen along the baseline is a line: its angle is that of the ray in
+    # (inward, aside). The smallest and the largest angle [pairs] over a silhouette are its two tangent planes.
     low, high = [], []
     for views in (first, second):
         angle = np.arctan2((rays[views] @ aside[:, :, None])[..., 0], (rays[views] @ inward[:, :, None])[..., 0])
         low.append(angle.min(axis=1, initial=np.pi))
         high.append(angle.max(axis=1, initial=-np.pi))
+    # Radians about the baseline, to scene units at the origin, to pixels of the first view.
     pixels = distance * matrix[first, 0, 0] * outlines.width / radius[first]
     error = np.abs(np.stack([low[0] - low[1], high[0] - high[1]], axis=-1)) * pixels[:, None]
     errors[first, second] = errors[second, first] = error

@@ -39,7 +39,7 @@ class Finding:
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """One sentence."""
+    """The finding in one sentence."""
     errors = [finding for finding in findings if finding.severity == "error"]
     lasting = [finding for finding in errors if not finding.cured]
     warnings = sum(finding.severity == "warning" for finding in findings)
@@ -53,7 +53,7 @@ def verdict(findings: Sequence[Finding]) -> str:
 
 
 def of_objects(count: int, total: int) -> str:
-    """`3 of 40 objects`."""
+    """A count in words, such as `3 of 40 objects`."""
     return f"{count} of {total} object{'s' * (total != 1)}"
 
 
@@ -68,6 +68,6 @@ def by_chance(count: int, total: int, rate: float) -> float:
 
 
 def view_names(views: Sequence[int]) -> str:
-    """`view 3`, or `views 1, 4`."""
+    """Views in words, such as `view 3` or `views 1, 4`."""
     listed = ", ".join(map(str, views[:6])) + (", ..." if len(views) > 6 else "")
     return f"view{'s' * (len(views) > 1)} {listed}"

@@ -36,8 +36,8 @@ class Trial(NamedTuple):
 def try_assets(assets: Sequence[Asset], workers: int, timeout_s: float) -> Trial:
     """Load and render every object in small.
 
-    The processes that fill the cache do, since files come from anywhere: one that hangs or crashes is only another
-    entry.
+    The processes that fill the cache do this too, since files come from anywhere: a file that makes one hang or crash
+    is only another entry of what is broken.
 
     Args:
         assets: the objects.
