@@ -1,6 +1,8 @@
 """The one typed object between data and model, checked once where the two meet."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -121,3 +123,26 @@ class MultiviewBatch:
                 raise ValueError(f"MultiviewBatch.{name}: expected finite intrinsics with positive focal lengths.")
         check_rigid(torch.cat([self.cameras.c2w_opencv, self.target_cameras.c2w_opencv], dim=1))
         return self
+
+
+@runtime_checkable
+class ListedData(Protocol):
+    """What results and runs ask of a data module beside batches: which objects they are of, and which are left out.
+
+    `skipped` holds the objects that a test leaves out because it measured them before it was interrupted.
+    """
+
+    skipped: frozenset[str]
+
+    def tested_uids(self) -> list[str]:
+        """The objects that can be tested."""
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """Of the objects that a test was asked for, those that are left out, and why."""
+
+    def test_protocol(self) -> dict[str, Any]:
+        """What a test on this data is measured under, by the names of a result row."""
+
+    def left_out_rows(self) -> list[dict[str, str]]:
+        """Every object that is left out: its uid and split, who found it, the reason, and the list that says so."""

@@ -120,7 +120,7 @@ field of view, exchanged views. Of a tree of meshes: counts, categories, licence
 
 Writes report.html (pictures of the worst objects with axes, unit box and visual hull drawn on them) and skip_uids.txt
 (objects that cannot be used, for --data.skip_uids). Ends with code 0 if there is no error in the data, 1 if there is,
-130 if it was interrupted. `fit` refuses a tree of renders that failed, or asks to leave its broken objects out, unless
+130 if it was interrupted. `fit` refuses a tree of renders that failed, and leaves its broken objects out, unless
 --data.ignore_check true; a verdict counts for the --reader, --views_per_object and --cache_dir that it was made with.
 
   --objects N               test the cameras of so many objects, evenly chosen (default: 32); images are read of all

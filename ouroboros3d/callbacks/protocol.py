@@ -9,12 +9,28 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
+from ouroboros3d.batch import ListedData
 from ouroboros3d.files import git_commit
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 
 _PACKAGES = ("torch", "lightning", "diffusers", "easypytorch3d", "ouroboros3d")
 # What differs between two tests that must give the same values.
 VOLATILE = ("timestamp", "world_size")
+
+
+def listed_data(trainer: Trainer) -> ListedData:
+    """The data module that a test runs on.
+
+    Raises:
+        ValueError: it is one that cannot say what it tests.
+    """
+    data = getattr(trainer, "datamodule", None)  # set at run time
+    if not isinstance(data, ListedData):
+        raise ValueError(
+            f"data: expected a data module that says which objects it tests (ouroboros3d.batch.ListedData), got "
+            f"{type(data).__name__}; name ouroboros3d.datamodules.objaverse.ObjaverseDataModule."
+        )
+    return data
 
 
 def protocol(trainer: Trainer, module: ImageTo3D, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +43,7 @@ def protocol(trainer: Trainer, module: ImageTo3D, folder: Path, settings: dict[s
         settings: further fields, which only the command line knows.
     """
     sampler, evaluation = module.sampler, module.evaluator.settings
-    data: dict[str, Any] = trainer.datamodule.test_protocol()  # type: ignore[attr-defined] # set at run time
+    data = listed_data(trainer).test_protocol()
     geometry = {
         "point_source": "depth",
         "depth_size": evaluation.depth_size,

@@ -21,7 +21,7 @@ from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.callbacks.journal import Journal
 from ouroboros3d.callbacks.pictures import comparison_sheet, strip, to_image
 from ouroboros3d.callbacks.predictions import filter_comment
-from ouroboros3d.callbacks.protocol import VOLATILE, protocol
+from ouroboros3d.callbacks.protocol import VOLATILE, listed_data, protocol
 from ouroboros3d.callbacks.step_curves import StepCurves, mean_curves
 from ouroboros3d.files import replace_text, whole
 from ouroboros3d.gaussians import save_ply
@@ -80,7 +80,7 @@ class ResultsWriter(Callback):
             self._journal.restart(self._kept)
         trainer.strategy.barrier("the journal starts anew")
         done = [entry["row"]["uid"] for entry in self._kept]
-        data = trainer.datamodule  # type: ignore[attr-defined] # set at run time
+        data = listed_data(trainer)
         if set(done) >= set(data.tested_uids()):  # Lightning runs no test without a batch: measure the last one again
             self._kept = [entry for entry in self._kept if entry["row"]["uid"] != done[-1]]
             done = [uid for uid in done if uid != done[-1]]
@@ -171,7 +171,7 @@ class ResultsWriter(Callback):
 
     def _write(self, trainer: Trainer, entries: list[dict[str, Any]]) -> None:
         assert self._journal is not None
-        failed = trainer.datamodule.failed  # type: ignore[attr-defined]
+        failed = dict(listed_data(trainer).failed)
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, (entries, failed))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.datamodules.augmentation import ObjectAugmentation
 from ouroboros3d.datamodules.datasets import PUBLISHED_VIEWS, MultiviewDataset, Sample, ViewSelection, collate
+from ouroboros3d.datamodules.left_out import LeftOut, say_left_out
 from ouroboros3d.datamodules.loaders import DrawSampler, ResumableLoader, SampleLoader
 from ouroboros3d.datamodules.objaverse_download import download_root, fetch_lists, fetch_objects
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
@@ -82,7 +83,7 @@ class ObjaverseDataModule(LightningDataModule):
         render_workers: processes that fill the cache.
         render_timeout_s: an object that takes longer is left out.
         retry_failed: try objects again that could not be rendered or read before.
-        ignore_check: train on a tree of renders although check-data found errors in it.
+        ignore_check: use a tree of renders, and all of its objects that can be read, although check-data found errors.
         memory_limit_mb: MiB of decoded views kept in memory; what is beyond is read from disk when needed.
         seed: of the order of objects and of the drawn views.
 
@@ -195,7 +196,7 @@ class ObjaverseDataModule(LightningDataModule):
         self.seed = seed
         self.skipped: frozenset[str] = frozenset()
         self._asked_for: list[str] = []
-        self._left_out: dict[str, str] = {}  # as of the beginning of the run
+        self.left_out: dict[Split, dict[str, LeftOut]] = {}  # as of the beginning of the run
         self._geometry = 0
         self._views: ObjectViews | None = None
         self._datasets: dict[Split, MultiviewDataset] = {}
@@ -219,7 +220,7 @@ class ObjaverseDataModule(LightningDataModule):
 
     def _opened(self, tree: MeshReader | PosedReader, uids: Mapping[str, str] | None = None) -> Source:
         if isinstance(tree, PosedReader):
-            return PosedRenders(tree, self.cache_dir, self.retry_failed, uids)
+            return PosedRenders(tree, self.cache_dir, self.retry_failed, self.ignore_check, uids)
         rendering = (self.rig, self.render_workers, self.render_timeout_s, self.retry_failed)
         meshes = RenderedMeshes(tree, self.cache_dir, *rendering, uids)
         meshes.check_views(self.num_views, self.num_target_views, self.view_selection)
@@ -304,23 +305,27 @@ class ObjaverseDataModule(LightningDataModule):
         needed: Split = {"fit": "train", "validate": "val"}.get(stage, self.test_split)  # type: ignore[assignment]
         asked_for = self.objects()
         tested = self.test_split if stage in ("test", "predict") else None
-        left_out = self.source.left_out(asked_for, tested, self._surface_points)
-        # On all processes the same.
-        self._left_out = left_out if self.trainer is None else self.trainer.strategy.broadcast(left_out)
-        usable = {split: [name for name in names if name not in self._left_out] for split, names in asked_for.items()}
+        found = self.source.left_out(asked_for, tested, self._surface_points)
+        if self.trainer is not None:
+            found = self.trainer.strategy.broadcast(found)  # on all processes the same
+        usable: dict[Split, list[str]] = {}
+        for split, names in asked_for.items():
+            self.left_out[split] = {name: found[name] for name in names if name in found}
+            say_left_out(split, len(names), self.left_out[split])
+            usable[split] = [name for name in names if name not in found]
         self._geometry = self._surface_points
         if self._geometry and usable[self.test_split]:
             self._geometry = self.source.true_points(usable[self.test_split], self._geometry, self.rig.image_size)
-        if stage == "fit" and not self.ignore_check:
+        if stage == "fit":
             self.source.refuse_failed_check({name for names in usable.values() for name in names})
         # Of all that were asked for, so that an object that fails here and not there is a missing value, no more.
         self._asked_for = asked_for[needed]
         if not usable[needed]:
-            found = ", ".join(f"{len(usable[split])} {split}" for split in SPLITS)
-            reason = next(iter(self._left_out.values()), "")
-            broken = f" and {len(self._left_out)} broken ones ({reason})" if reason else ""
+            counts = ", ".join(f"{len(usable[split])} {split}" for split in SPLITS)
+            name, one = next(iter(found.items()), ("", None))
+            broken = f" and {len(found)} that are left out ({name}: {one.reason})" if one else ""
             raise ValueError(
-                f"{stage}: expected at least one {needed} object in {self.source.where}, got {found} after "
+                f"{stage}: expected at least one {needed} object in {self.source.where}, got {counts} after "
                 f"filtering{broken}; select more objects, other fractions"
                 + ("." if stage == "fit" else ", or another test_split.")
             )
@@ -342,9 +347,17 @@ class ObjaverseDataModule(LightningDataModule):
 
     @property
     def failed(self) -> dict[str, str]:
-        """Of the objects that `test` or `predict` was asked for, those that cannot be rendered or read, and why."""
-        known = self._left_out | self.source.unreadable(self._asked_for)
-        return {uid: known[uid] for uid in self._asked_for if uid in known}
+        """Of the objects that `test` or `predict` was asked for, those that are left out, and why."""
+        known = self.left_out.get(self.test_split, {}) | self.source.listed(self._asked_for)
+        return {uid: known[uid].reason for uid in self._asked_for if uid in known}
+
+    def left_out_rows(self) -> list[dict[str, str]]:
+        """Every object that is left out, of all splits: uid, split, who found it, the reason, and the list."""
+        return [
+            {"uid": name, "split": split, "found_by": one.found_by, "reason": one.reason, "list": str(one.listed)}
+            for split, objects in self.left_out.items()
+            for name, one in objects.items()
+        ]
 
     def train_dataloader(self) -> ResumableLoader:
         """Training batches; each epoch shows every object `samples_per_object` times."""
@@ -371,7 +384,7 @@ class ObjaverseDataModule(LightningDataModule):
     def test_protocol(self) -> dict[str, Any]:
         """What a test on this data is measured under, by the names of docs/formats.md, section 4.1; after `setup`."""
         trees = ["bundled" if root == BUNDLED else str(root) for root in self.roots]
-        seen = self.source.protocol(self._asked_for, self._left_out)
+        seen = self.source.protocol(self._asked_for, self.left_out[self.test_split])
         return {
             "dataset": trees[0] if len(trees) == 1 else sorted(trees),
             "data_sha256": seen["data_sha256"],

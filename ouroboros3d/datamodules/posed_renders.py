@@ -1,4 +1,4 @@
-"""Posed renders as a source of views: read as they are, with a list of those that cannot be."""
+"""Posed renders as a source of views: read as they are, with a list of the objects that are left out."""
 
 import hashlib
 import logging
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ouroboros3d.datamodules.left_out import Ledger, LeftOut
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
-from ouroboros3d.datamodules.quarantine import Quarantine, say_left_out
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
@@ -23,12 +23,13 @@ log = logging.getLogger(__name__)
 
 
 class PosedRenders(OneTree):
-    """A tree of posed renders, with a list of the objects that cannot be read.
+    """A tree of posed renders, with a list of the objects that are left out.
 
     Args:
         tree: the renders.
         cache_dir: where that list and the verdicts of check-data are kept.
         retry_failed: try objects again that could not be read before.
+        ignore_check: use the tree, and every object that can be read, whatever check-data found.
         uids: as `OneTree`.
     """
 
@@ -39,12 +40,14 @@ class PosedRenders(OneTree):
         tree: PosedReader,
         cache_dir: Path,
         retry_failed: bool = False,
+        ignore_check: bool = False,
         uids: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(tree, uids)
         self._cache_dir = cache_dir
         self._retry_failed = retry_failed
-        self.quarantine = Quarantine.of(tree, cache_dir)
+        self._ignore_check = ignore_check
+        self.ledger = Ledger.of(tree, cache_dir)
 
     def assets(self, names: Sequence[str]) -> list[Asset]:
         """Nothing: posed renders are no meshes."""
@@ -53,39 +56,36 @@ class PosedRenders(OneTree):
     def prepare(self, names: Sequence[str], tested: Sequence[str], surface_points: int) -> None:
         """Make nothing, since views are there; where it was asked for, try again what was listed as unreadable."""
         if self._retry_failed:
-            self.quarantine.retry(self.tree)
+            self.ledger.retry(self.tree)
 
     def left_out(
         self, asked_for: Mapping[Split, Sequence[str]], tested: Split | None, surface_points: int
-    ) -> dict[str, str]:
-        """Those that are listed as unreadable; those of a test are opened, since its protocol names all cameras."""
+    ) -> dict[str, LeftOut]:
+        """Those that are listed; the objects of a test are opened, since its protocol names all cameras."""
         if tested:
-            listed = self.unreadable(asked_for[tested])
+            listed = self.listed(asked_for[tested])
             for name in asked_for[tested]:
                 if name not in listed:
                     try:
                         self.object(name)
                     except SampleError as error:
-                        self.quarantine.add(self.uid(name), str(error))
-        reasons: dict[str, str] = {}
-        for split, names in asked_for.items():
-            unreadable = self.unreadable(names)
-            say_left_out(split, len(names), list(unreadable.values()), "read", self.quarantine.path)
-            reasons |= unreadable
-        return reasons
+                        self.ledger.add(self.uid(name), str(error))
+        return self.listed([name for names in asked_for.values() for name in names])
 
     def refuse_failed_check(self, used: Collection[str]) -> None:
-        """The verdict on the tree as it is opened, and on these of its objects.
+        """The verdict on the tree as it is opened.
 
         Raises:
-            ValueError: it failed, or one of these objects did.
+            ValueError: it failed.
         """
+        if self._ignore_check:
+            return
         verdict = read_verdict(self.tree, self._cache_dir)
         if verdict is None:
             if not rendered_here(self.tree.root):
                 command = check_command(self.tree, self._cache_dir)
                 log.warning("%s: cameras were never checked; run %s", self.tree.root, command)
-        elif reason := refusal(verdict, self.tree, self._cache_dir, {self.uid(name) for name in used}):
+        elif reason := refusal(verdict, self.tree, self._cache_dir):
             raise ValueError(reason)
 
     def true_points(self, names: Sequence[str], surface_points: int, image_size: int) -> int:
@@ -115,13 +115,15 @@ class PosedRenders(OneTree):
         """
         if not self.tree.root.is_dir():
             raise error
-        self.quarantine.add(self.uid(name), str(error))
-        return self.quarantine.path
+        self.ledger.add(self.uid(name), str(error))
+        return self.ledger.path
 
-    def unreadable(self, names: Sequence[str]) -> dict[str, str]:
+    def listed(self, names: Sequence[str]) -> dict[str, LeftOut]:
         """Those of the objects that the list names by now, and why."""
-        listed = self.quarantine.read()
-        return {name: listed[self.uid(name)] for name in names if self.uid(name) in listed} if listed else {}
+        known = self.ledger.read()
+        if self._ignore_check:
+            known = {uid: one for uid, one in known.items() if one.found_by != "check"}
+        return {name: known[self.uid(name)] for name in names if self.uid(name) in known} if known else {}
 
     def protocol(self, names: Sequence[str], left_out: Collection[str]) -> dict[str, Any]:
         """What the renders say themselves: the range of their cameras, and a hash of these and the files."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ouroboros3d.datamodules.datasets import PUBLISHED_ORBIT, ViewSelection
+from ouroboros3d.datamodules.left_out import LeftOut
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
-from ouroboros3d.datamodules.quarantine import say_left_out
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshFile, MeshReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
@@ -129,7 +129,7 @@ class RenderedMeshes(OneTree):
 
     def left_out(
         self, asked_for: Mapping[Split, Sequence[str]], tested: Split | None, surface_points: int
-    ) -> dict[str, str]:
+    ) -> dict[str, LeftOut]:
         """Those that could not be rendered.
 
         Raises:
@@ -138,14 +138,14 @@ class RenderedMeshes(OneTree):
         files = {split: self._files(names) for split, names in asked_for.items()}
         # Of all splits at once, so that the cache is listed once.
         rendered = {file.uid for file in self.cache.complete([file for members in files.values() for file in members])}
-        reasons: dict[str, str] = {}
+        found: dict[str, LeftOut] = {}
         for split, members in files.items():
-            reasons |= self._not_rendered(split, members, rendered, surface_points if split == tested else 0)
-        return reasons
+            found |= self._not_rendered(split, members, rendered, surface_points if split == tested else 0)
+        return found
 
     def _not_rendered(
         self, split: Split, files: Sequence[MeshFile], rendered: set[str], surface_points: int
-    ) -> dict[str, str]:
+    ) -> dict[str, LeftOut]:
         if surface_points:
             rendered = {name for name in rendered if self.cache.holds(name, surface_points)}
         missing = [file for file in files if file.uid not in rendered]
@@ -156,9 +156,8 @@ class RenderedMeshes(OneTree):
                 f"{self.cache.folder}: expected rendered views of {len(files)} {split} objects, {len(unknown)} are "
                 f"missing ({', '.join(unknown[:3])}, ...); call prepare_data() first."
             )
-        said = [f"{name}: {entry.stage}, {entry.error}" for name, entry in failures.items()]
-        say_left_out(split, len(files), said, "rendered", self.cache.folder / "failures.jsonl")
-        return {name: f"{entry.stage}: {entry.error}" for name, entry in failures.items()}
+        listed = self.cache.folder / "failures.jsonl"
+        return {name: LeftOut("render", f"{entry.stage}: {entry.error}", listed) for name, entry in failures.items()}
 
     def refuse_failed_check(self, used: Collection[str]) -> None:
         """Nothing: meshes have no cameras that could be wrong."""
@@ -188,7 +187,7 @@ class RenderedMeshes(OneTree):
             f"{error} Remove {self.cache.folder / name}-*: the same command renders the object again."
         ) from error
 
-    def unreadable(self, names: Sequence[str]) -> dict[str, str]:
+    def listed(self, names: Sequence[str]) -> dict[str, LeftOut]:
         """Nothing: what cannot be read in the cache is rendered again."""
         return {}
 

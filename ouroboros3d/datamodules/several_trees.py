@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ouroboros3d.datamodules.left_out import LeftOut
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
@@ -124,25 +125,25 @@ class SeveralTrees(Source):
 
     def left_out(
         self, asked_for: Mapping[Split, Sequence[str]], tested: Split | None, surface_points: int
-    ) -> dict[str, str]:
+    ) -> dict[str, LeftOut]:
         """What the trees leave out, all together.
 
         Raises:
             ValueError: `prepare` has not run.
         """
         shares = {split: dict(self._shares(names)) for split, names in asked_for.items()}
-        reasons: dict[str, str] = {}
+        found: dict[str, LeftOut] = {}
         for source in self._sources:
             share = {split: shares[split].get(source, []) for split in shares}
             if any(share.values()):
-                reasons |= source.left_out(share, tested, surface_points)
-        return reasons
+                found |= source.left_out(share, tested, surface_points)
+        return found
 
     def refuse_failed_check(self, used: Collection[str]) -> None:
         """Refuse what the verdict on any tree that is used refuses.
 
         Raises:
-            ValueError: one of them failed, or one of these objects did.
+            ValueError: one of them failed.
         """
         for source, share in self._shares(used):
             source.refuse_failed_check(share)
@@ -175,11 +176,11 @@ class SeveralTrees(Source):
         """
         return self._source_of[name].list_unreadable(name, error)
 
-    def unreadable(self, names: Sequence[str]) -> dict[str, str]:
+    def listed(self, names: Sequence[str]) -> dict[str, LeftOut]:
         """What the lists of all trees say."""
-        found: dict[str, str] = {}
+        found: dict[str, LeftOut] = {}
         for source, share in self._shares(names):
-            found |= source.unreadable(share)
+            found |= source.listed(share)
         return found
 
     def protocol(self, names: Sequence[str], left_out: Collection[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ouroboros3d.datamodules.left_out import LeftOut
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
@@ -73,8 +74,8 @@ class Source(ABC):
     @abstractmethod
     def left_out(
         self, asked_for: Mapping[Split, Sequence[str]], tested: Split | None, surface_points: int
-    ) -> dict[str, str]:
-        """Which of the objects cannot be rendered or read, as far as is known now, and why; warns of them.
+    ) -> dict[str, LeftOut]:
+        """Which of the objects are left out, as far as is known now, and why.
 
         Args:
             asked_for: the objects of each split.
@@ -87,13 +88,13 @@ class Source(ABC):
 
     @abstractmethod
     def refuse_failed_check(self, used: Collection[str]) -> None:
-        """What check-data found counts: wrong cameras would cost a training, and show in its numbers only.
+        """What check-data found of whole trees counts: wrong cameras would cost a training, and show in numbers only.
 
         Args:
             used: the objects that are trained on.
 
         Raises:
-            ValueError: a tree failed, or one of these objects did.
+            ValueError: a tree of theirs failed.
         """
 
     @abstractmethod
@@ -128,8 +129,8 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def unreadable(self, names: Sequence[str]) -> dict[str, str]:
-        """Those of the objects that are on the list by now, and why."""
+    def listed(self, names: Sequence[str]) -> dict[str, LeftOut]:
+        """Those of the objects that are on the list of what cannot be read by now."""
 
     @abstractmethod
     def protocol(self, names: Sequence[str], left_out: Collection[str]) -> dict[str, Any]:

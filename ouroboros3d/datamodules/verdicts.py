@@ -1,8 +1,7 @@
-"""What `check-data` found in a tree of posed renders, kept so that training can refuse one that failed."""
+"""What `check-data` found in a whole tree of posed renders, kept so that training can refuse one that failed."""
 
 import json
 import shlex
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ class Verdict:
         reader: the format it was read as.
         checked_at: ISO date and time.
         errors: titles of the errors that remain whatever is left out; the tree failed if there are any.
-        broken: objects of which each has an error of its own, with the reason.
-        skip_list: the file that names them, and others that are better left out.
         report: the page that shows them.
     """
 
@@ -30,8 +27,6 @@ class Verdict:
     reader: str
     checked_at: str
     errors: tuple[str, ...]
-    broken: dict[str, str]
-    skip_list: str
     report: str
 
 
@@ -68,7 +63,7 @@ def read_verdict(tree: PosedReader, cache_dir: Path) -> Verdict | None:
     path = verdict_path(tree, cache_dir)
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-        return Verdict(**{**content, "errors": tuple(content["errors"]), "broken": dict(content["broken"])})
+        return Verdict(**{**content, "errors": tuple(content["errors"])})
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:
@@ -78,30 +73,20 @@ def read_verdict(tree: PosedReader, cache_dir: Path) -> Verdict | None:
         ) from error
 
 
-def refusal(verdict: Verdict, tree: PosedReader, cache_dir: Path, used: Collection[str]) -> str:
+def refusal(verdict: Verdict, tree: PosedReader, cache_dir: Path) -> str:
     """Why a tree must not be trained on, in one line with the way out; empty if it may be.
 
     Args:
         verdict: on the tree.
         tree: as it is opened.
         cache_dir: where the verdict is kept.
-        used: the objects that the training uses.
     """
-    again = f"check again ({check_command(tree, cache_dir)})"
-    anyway = "or train on it as it is with --data.ignore_check true"
-    if verdict.errors:
-        more = len(verdict.errors) - 1
-        others = f" and {more} more error{'s' * (more > 1)}" if more else ""
-        return (
-            f"root: expected a tree that passes check-data, got {tree.root}, which failed on "
-            f"{verdict.checked_at[:10]}: {verdict.errors[0]}{others}. See {verdict.report}; mend it and {again}, "
-            f"{anyway}."
-        )
-    left = [uid for uid in verdict.broken if uid in used]
-    if left:
-        return (
-            f"root: expected only objects that pass check-data, got {len(left)} of {tree.root} that do not, such as "
-            f"{left[0]}: {verdict.broken[left[0]]}. Leave them out with --data.skip_uids "
-            f"{shlex.quote(verdict.skip_list)}, or mend them and {again}, {anyway}. See {verdict.report}."
-        )
-    return ""
+    if not verdict.errors:
+        return ""
+    more = len(verdict.errors) - 1
+    others = f" and {more} more error{'s' * (more > 1)}" if more else ""
+    return (
+        f"root: expected a tree that passes check-data, got {tree.root}, which failed on {verdict.checked_at[:10]}: "
+        f"{verdict.errors[0]}{others}. See {verdict.report}; mend it and check again "
+        f"({check_command(tree, cache_dir)}), or train on it as it is with --data.ignore_check true."
+    )

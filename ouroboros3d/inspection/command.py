@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ouroboros3d.arguments import OneLineParser
+from ouroboros3d.datamodules.left_out import Ledger
 from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import MeshReader
@@ -104,18 +105,21 @@ def _run(options: argparse.Namespace) -> list[Finding]:
     if skipped:
         files["skip list"] = f"{listed} ({len(skipped)} objects; --data.skip_uids {shlex.quote(str(listed))})"
     if isinstance(tree, PosedReader):
+        ledger = Ledger.of(tree, options.cache_dir)
+        unread = {one.uid for one in check.images if one.error or one.unreadable}
+        ledger.replace({uid: ("read" if uid in unread else "check", reason) for uid, reason in broken.items()})
         kept = Verdict(
             root=str(tree.root.resolve()),
             reader=tree.name,
             checked_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             errors=tuple(one.title for one in findings if one.severity == "error" and not one.cured),
-            broken=broken,
-            skip_list=str(listed.resolve()),
             report=str(report.resolve()),
         )
         write_verdict(kept, tree, options.cache_dir)
-        said = "refuses this tree" if kept.errors else "asks for the skip list" if kept.broken else "may use it"
+        said = "refuses this tree" if kept.errors else "may use it"
         files["verdict"] = f"{verdict_path(tree, options.cache_dir)} (fit {said})"
+        if broken:
+            files["left out"] = f"{ledger.path} ({len(broken)} objects, without which fit and test work)"
     _print(console, title, findings, facts)
     for name, value in files.items():
         console.print(f"{name + ':':<10} {value}", soft_wrap=True, markup=False)

@@ -19,8 +19,8 @@ from posed_writers import ORBIT
 from torch.testing import assert_close
 
 from ouroboros3d.cli import main
+from ouroboros3d.datamodules.left_out import Ledger
 from ouroboros3d.datamodules.objaverse import BUNDLED, ObjaverseDataModule
-from ouroboros3d.datamodules.quarantine import Quarantine
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedReader
@@ -205,7 +205,7 @@ def test_meshes_and_renders_make_batches_together(one: Path, two: Path, cache: P
     # Listed under its own uid, in its own tree's list: that tree alone leaves it out as well.
     tree = open_tree(renders)
     assert isinstance(tree, PosedReader)
-    assert list(Quarantine.of(tree, tmp_path / "cache").read()) == [broken]
+    assert list(Ledger.of(tree, tmp_path / "cache").read()) == [broken]
     alone = ready(renders, stage="test", **options)
     assert alone.tested_uids() == sorted([lonely, HELD_OUT])
     protocol = data.test_protocol()
@@ -229,7 +229,7 @@ def test_a_drawn_object_that_cannot_be_read_is_listed_in_its_own_tree(tmp_path: 
     data = ready(*roots, **options)
     for view in (roots[1] / ALONE).glob("*.webp"):
         view.write_bytes(view.read_bytes()[:100])
-    with pytest.raises(SampleError, match=rf"^{ALONE}: .*It is listed in .*quarantine/b-\w+\.jsonl"):
+    with pytest.raises(SampleError, match=rf"^{ALONE}: .*It is listed in .*left_out/b-\w+\.jsonl"):
         list(data.train_dataloader())
     later = ready(*roots, **options)
     assert {batch.uids for batch in later.train_dataloader()} == {(f"a--{ALONE}",)}
@@ -243,7 +243,7 @@ def test_a_failed_check_counts_where_the_tree_is_used(tmp_path: Path) -> None:
         writers.official(root, uid, ORBIT[:8])
     tree = open_tree(roots[1])
     assert isinstance(tree, PosedReader)
-    failed = Verdict(str(roots[1]), tree.name, "2026-01-02T03:04", ("cameras are mirrored",), {}, "skip", "report.html")
+    failed = Verdict(str(roots[1]), tree.name, "2026-01-02T03:04", ("cameras are mirrored",), "report.html")
     write_verdict(failed, tree, tmp_path / "cache")
     options = {"cache_dir": tmp_path / "cache", "image_size": 16}
     with pytest.raises(ValueError, match=f"got {roots[1]}, which failed on 2026-01-02: cameras are mirrored"):

@@ -9,14 +9,7 @@ import pytest
 from ouroboros3d.datamodules.readers.lgm import LGMReader
 from ouroboros3d.datamodules.readers.objaverse_rendering import ObjaverseRenderingReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
-from ouroboros3d.datamodules.verdicts import (
-    Verdict,
-    check_command,
-    read_verdict,
-    refusal,
-    verdict_path,
-    write_verdict,
-)
+from ouroboros3d.datamodules.verdicts import Verdict, check_command, read_verdict, refusal, verdict_path, write_verdict
 from ouroboros3d.files import default_cache_dir
 
 FAILED = Verdict(
@@ -24,11 +17,9 @@ FAILED = Verdict(
     reader="lgm",
     checked_at="2026-01-02T03:04:05+00:00",
     errors=("These look like OpenGL cameras", "A black background is baked in"),
-    broken={"a": "views 1, 2 showing nothing", "b": "view 3 of 8 is missing"},
-    skip_list="/out/skip_uids.txt",
     report="/out/report.html",
 )
-CURABLE = replace(FAILED, errors=())
+PASSED = replace(FAILED, errors=())
 TREE, CACHE = LGMReader(Path("/data/renders")), Path("/cache")
 
 
@@ -37,7 +28,7 @@ def test_a_verdict_is_read_as_it_was_written_by_any_path_to_its_tree(tmp_path: P
     tree.mkdir()
     (tmp_path / "link").symlink_to(tree)
     assert read_verdict(LGMReader(tree), cache) is None
-    for verdict in (FAILED, CURABLE):  # the later one counts
+    for verdict in (FAILED, PASSED):  # the later one counts
         write_verdict(verdict, LGMReader(tree), cache)
         assert read_verdict(LGMReader(tree), cache) == read_verdict(LGMReader(tmp_path / "link"), cache) == verdict
 
@@ -55,7 +46,7 @@ def test_a_verdict_says_nothing_of_another_tree_or_of_one_that_is_opened_in_anot
         assert read_verdict(other, tmp_path) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"errors": [], "broken": {}}', '{"errors": 1, "broken": {}}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"errors": []}', '{"errors": 1}'])
 def test_a_damaged_verdict_is_one_line_with_a_way_out(tmp_path: Path, content: str) -> None:
     path = verdict_path(LGMReader(tmp_path), tmp_path)
     path.parent.mkdir()
@@ -76,16 +67,9 @@ def test_the_command_repeats_the_options_in_use() -> None:
     ]
 
 
-def test_a_failed_tree_is_refused_whatever_is_left_out() -> None:
-    text = refusal(FAILED, TREE, CACHE, {"c"})
+def test_a_failed_tree_is_refused_and_one_that_passed_is_not() -> None:
+    text = refusal(FAILED, TREE, CACHE)
     assert "/data/renders, which failed on 2026-01-02: These look like OpenGL cameras and 1 more error." in text
     for way_out in ("/out/report.html", check_command(TREE, CACHE), "--data.ignore_check true"):
         assert way_out in text
-
-
-def test_a_tree_with_broken_objects_is_refused_until_none_of_them_is_used() -> None:
-    text = refusal(CURABLE, TREE, CACHE, {"b", "c"})
-    assert "got 1 of /data/renders that do not, such as b: view 3 of 8 is missing." in text
-    for way_out in ("--data.skip_uids /out/skip_uids.txt", check_command(TREE, CACHE), "--data.ignore_check true"):
-        assert way_out in text
-    assert refusal(CURABLE, TREE, CACHE, {"c"}) == ""
+    assert refusal(PASSED, TREE, CACHE) == ""

@@ -16,6 +16,7 @@ from checked import check, titles
 from PIL import Image
 from planted import OPENGL, Posed, write_official, write_zero123
 
+from ouroboros3d.datamodules.left_out import Ledger, LeftOut
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.posed import PosedObject
@@ -79,7 +80,11 @@ def test_every_spoilt_object_is_named_and_skipped_by_training(odd: list[Posed], 
     verdict = read_verdict(Ouroboros3DReader(tree), default_cache_dir())
     assert verdict is not None
     assert verdict.errors == ()
-    assert set(verdict.broken) == {missing, damaged}  # no error is about an empty view or a copy
+    listed = Ledger.of(Ouroboros3DReader(tree), default_cache_dir()).read()
+    assert {uid: one.found_by for uid, one in listed.items()} == {
+        missing: "read",
+        damaged: "read",
+    }  # no empty view, no copy
     assert "Train only without the objects of skip_uids.txt: missing or unreadable views." in page
     skipped = dict(line.split("\t") for line in (out / "skip_uids.txt").read_text().splitlines())
     assert set(skipped) == {missing, damaged, empty, "zz_copy"}
@@ -94,9 +99,8 @@ def test_objects_of_several_empty_views_are_broken(odd: list[Posed], tmp_path: P
         for view in views:
             Image.new("RGBA", (64, 64)).save(tree / uid / f"render_{view:04d}.webp", lossless=True)
     assert check(tree, "--out", tmp_path / "out", "--objects", 1, "--workers", 1) == 1
-    verdict = read_verdict(Ouroboros3DReader(tree), default_cache_dir())
-    assert verdict is not None
-    assert verdict.broken == {odd[0].uid: "views 1, 4 showing nothing"}
+    ledger = Ledger.of(Ouroboros3DReader(tree), default_cache_dir())
+    assert ledger.read() == {odd[0].uid: LeftOut("check", "views 1, 4 showing nothing", ledger.path)}
     skipped = f"{odd[0].uid}\tviews 1, 4 showing nothing\n{odd[1].uid}\tview 2 showing nothing\n"
     assert sorted((tmp_path / "out/skip_uids.txt").read_text().splitlines()) == sorted(skipped.splitlines())
 
@@ -142,8 +146,8 @@ def test_trees_of_one_name_do_not_share_their_files(
         assert check(tree, "--workers", 1) == 0
         verdict = read_verdict(Ouroboros3DReader(tree), default_cache_dir())
         assert verdict is not None
-        lists.add(verdict.skip_list)
-    assert lists == {str(path) for path in tmp_path.glob("check-data/renders-*/skip_uids.txt")}
+        lists.add(verdict.report)
+    assert lists == {str(path) for path in tmp_path.glob("check-data/renders-*/report.html")}
     assert len(lists) == 2
 
 

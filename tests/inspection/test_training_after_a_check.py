@@ -1,5 +1,6 @@
 """Training on a tree that check-data found wrong: refused in one line with the way out."""
 
+import csv
 import shlex
 import shutil
 from pathlib import Path
@@ -46,20 +47,23 @@ def test_wrong_cameras_are_trained_on_only_when_asked_for(odd: list[Posed], caps
     assert checkpoints() == 1
 
 
-def test_leaving_the_broken_objects_out_is_enough(odd: list[Posed], capsys: pytest.CaptureFixture[str]) -> None:
-    """A copy of another object is in the skip list as well, but no error: nobody asks for it."""
+def test_broken_objects_are_left_out(odd: list[Posed], caplog: pytest.LogCaptureFixture) -> None:
+    """A copy of another object is in the skip list as well, but no error: it is trained on."""
     write_official(Path("tree"), odd)
     missing = odd[0].uid
     shutil.copytree(Path("tree") / odd[1].uid, "tree/zz_copy")
     (Path("tree") / missing / "render_0003.webp").unlink()
     with pytest.raises(SystemExit, match="1"):
         main(["check-data", "tree", "--out", "checked"])
-    line = refusal(capsys, *FIT)
-    assert f"got 1 of tree that do not, such as {missing}" in line
-    assert f"--data.skip_uids {Path('checked/skip_uids.txt').resolve()}" in line
-    ObjaverseDataModule(Path("tree"), skip_uids=[missing], val_fraction=0, test_fraction=0).setup("fit")
-    main([*FIT, "--data.skip_uids=checked/skip_uids.txt"])
+    data = ObjaverseDataModule(Path("tree"), val_fraction=0, test_fraction=0)
+    data.setup("fit")
+    assert "zz_copy" in data.train_dataloader().dataset.uids
+    assert f"1 of {len(odd) + 1} train objects are left out (found by read: 1; " in caplog.text
+    main(FIT)
     assert checkpoints() == 1
+    (row,) = csv.DictReader(Path("runs/staged/version_0/left_out.csv").read_text().splitlines())
+    assert (row["uid"], row["split"], row["found_by"]) == (missing, "train", "read")
+    assert "render_0003.webp" in row["reason"]
 
 
 def test_following_the_line_is_enough_however_the_tree_is_opened(

@@ -145,7 +145,10 @@ def test_broken_objects_are_listed_and_left_out(tmp_path: Path, tree: Tree, capl
         pipe: "missing",
     }
     assert all(line["error"] for line in lines)
-    assert "3 of 4 train objects could not be rendered" in caplog.text
+    assert (
+        "3 of 4 train objects are left out (found by render: 3; --data.retry_failed true tries again), listed in"
+        in caplog.text
+    )
     assert truncated in caplog.text
     # Later runs respect the list, a repaired file gets another chance, and a changed one is rendered again.
     first = orbits(tmp_path / "cache")

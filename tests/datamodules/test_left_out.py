@@ -1,4 +1,4 @@
-"""Objects of a tree of renders that cannot be read: listed, left out, and tried again when asked for."""
+"""Objects of a tree of renders that are left out: listed with who found them, and tried again when asked for."""
 
 import json
 import logging
@@ -13,9 +13,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from posed_writers import ORBIT
 
 from ouroboros3d.cli import main
+from ouroboros3d.datamodules.left_out import Ledger, LeftOut, say_left_out
 from ouroboros3d.datamodules.loaders import ResumableLoader
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
-from ouroboros3d.datamodules.quarantine import Quarantine
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.splits import Split, split_of
 
@@ -60,8 +60,8 @@ def shown(data: ObjaverseDataModule) -> list[tuple[str, torch.Tensor]]:
 
 
 def listed(cache: Path) -> dict[str, str]:
-    (path,) = (cache / "quarantine").iterdir()
-    return Quarantine(path).read()
+    (path,) = (cache / "left_out").iterdir()
+    return {uid: one.reason for uid, one in Ledger(path).read().items()}
 
 
 def same(one: list[tuple[str, torch.Tensor]], two: list[tuple[str, torch.Tensor]]) -> bool:
@@ -83,7 +83,10 @@ def test_training_ends_with_the_object_listed_and_goes_on_without_it(
     assert str(damaged) in listed(cache)[bad]
     caplog.clear()
     later = shown(opened(root))
-    assert "1 of 3 train objects could not be read and are left out (--data.retry_failed true" in caplog.text
+    assert (
+        "1 of 3 train objects are left out (found by read: 1; --data.retry_failed true tries again), listed in"
+        in caplog.text
+    )
     assert sorted(uid for uid, _ in later) == sorted(4 * good)  # nothing takes its place
     assert all(any(torch.equal(image, other) for _, other in whole) for _, image in later)  # nor changes theirs
     assert same(shown(opened(root, retry_failed=True)), later), "tried again, and still broken"
@@ -98,7 +101,7 @@ def test_nothing_is_listed_where_the_tree_is_away(tmp_path: Path, cache: Path) -
     shutil.rmtree(tmp_path / "tree")
     with pytest.raises(SampleError):
         shown(data)
-    assert not (cache / "quarantine").exists()
+    assert not (cache / "left_out").exists()
 
 
 def test_a_fixed_sample_that_cannot_be_read_is_left_out_of_its_batch(tmp_path: Path, cache: Path) -> None:
@@ -137,7 +140,7 @@ def test_a_list_that_cannot_be_written_ends_in_one_line(tmp_path: Path, cache: P
     cut(root, bad)
     data = opened(root, num_workers=num_workers)
     cache.mkdir()
-    (cache / "quarantine").write_text("")
+    (cache / "left_out").write_text("")
     with pytest.raises(ValueError, match=r"^cache_dir: expected a folder that can be written, got .*render_0003"):
         shown(data)
 
@@ -171,6 +174,7 @@ def test_a_broken_object_of_a_test_is_a_row_with_its_reason(
             "--trainer.limit_val_batches=0",
         ]
     )
+    assert (tmp_path / "runs/staged/version_0/left_out.csv").read_text() == "uid,split,found_by,reason,list\n"
     cut(root, tested[0], 0)
     (root / tested[1] / "meta.json").write_text("{")
     main(["test"])
@@ -185,10 +189,46 @@ def test_a_broken_object_of_a_test_is_a_row_with_its_reason(
 def test_lists_survive_writers_that_are_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "list.jsonl"
     caplog.set_level(logging.WARNING, "ouroboros3d")
-    Quarantine(path).add("a", "a: no cameras")
-    path.write_text(path.read_text() + '{"uid": "b", "er')
-    quarantine = Quarantine(path)
-    quarantine.add("c", "c: cut off")
-    quarantine.add("c", "c: cut off")
-    assert quarantine.read() == {"a": "a: no cameras", "c": "c: cut off"}
+    Ledger(path).add("a", "a: no cameras")
+    path.write_text(path.read_text() + '{"uid": "b", "fo')
+    ledger = Ledger(path)
+    ledger.add("c", "c: cut off")
+    ledger.add("c", "c: cut off")
+    assert ledger.read() == {"a": LeftOut("read", "a: no cameras", path), "c": LeftOut("read", "c: cut off", path)}
     assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_check_takes_the_place_of_what_was_listed_and_only_reading_is_tried_again(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blank, cut_off, *good = named("train", 4)
+    root = write(tmp_path / "tree", blank, cut_off, *good)
+    ledger = opened(root).source.ledger
+    ledger.add("gone", "gone: no such object any more")
+    ledger.replace({blank: ("check", "views 1, 4 showing nothing"), cut_off: ("read", f"{cut_off}: view 3 is missing")})
+    assert set(ledger.read()) == {blank, cut_off}
+    caplog.clear()
+    data = opened(root)
+    assert {uid for uid, _ in shown(data)} == set(good)
+    assert [tuple(row.values()) for row in data.left_out_rows()] == [
+        (blank, "train", "check", "views 1, 4 showing nothing", str(ledger.path)),
+        (cut_off, "train", "read", f"{cut_off}: view 3 is missing", str(ledger.path)),
+    ]
+    assert "2 of 4 train objects are left out (found by read: 1, check: 1; --data.retry_failed true" in caplog.text
+    assert "--data.ignore_check true takes what check-data found" in caplog.text
+    assert {uid for uid, _ in shown(opened(root, retry_failed=True))} == {cut_off, *good}
+    assert {uid for uid, _ in shown(opened(root, ignore_check=True))} == {blank, cut_off, *good}
+    assert {uid for uid, _ in shown(opened(root))} == {cut_off, *good}, "ignored once, not forgotten"
+
+
+def test_lists_of_one_split_are_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "ouroboros3d")
+    say_left_out("val", 9, {})
+    assert caplog.text == ""
+    found = {str(index): LeftOut("render", f"load: {index}", tmp_path / "failures.jsonl") for index in range(4)}
+    say_left_out("val", 9, {**found, "r": LeftOut("read", "cut off", tmp_path / "list.jsonl")})
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "5 of 9 val objects are left out (found by render: 4, read: 1; --data.retry_failed true tries again), listed "
+        f"in {tmp_path / 'failures.jsonl'} and {tmp_path / 'list.jsonl'}: 0: load: 0; 1: load: 1; 2: load: 2 ..."
+    )
