@@ -13,7 +13,7 @@ from rich.progress import Progress
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedReader
-from ouroboros3d.inspection.camera_checks.conventions import STORED, Convention
+from ouroboros3d.datamodules.readers.poses import Convention
 from ouroboros3d.inspection.camera_checks.diagnosis import Diagnosis, diagnose, find_up
 from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS, ViewSet
 from ouroboros3d.inspection.camera_checks.statistics import CameraStatistics
@@ -76,10 +76,9 @@ def check_tree(tree: PosedReader, sample: int, workers: int, progress: Progress)
     extents = {uid: one.extent for uid, one in tested.items()}
     sets = [one for uid in _probed(misfits) if (one := view_set(*look_at(tree, uid)))]
     bar = progress.add_task("testing conventions", total=len(sets))
-    stored = STORED.get(tree.name)
-    diagnosis = diagnose(sets, stored, lambda: progress.advance(bar))
+    diagnosis = diagnose(sets, tree.stored_poses, lambda: progress.advance(bar))
     cameras = {one.uid: one.cameras for one in images if one.cameras is not None}
-    find_up(cameras, stored, diagnosis)
+    find_up(cameras, tree.stored_poses, diagnosis)
     for one in sets:
         if one.uid in diagnosis.mended:
             extents[one.uid] = one.seen_by(diagnosis.mended[one.uid]).hull.extent
@@ -91,7 +90,9 @@ def check_tree(tree: PosedReader, sample: int, workers: int, progress: Progress)
         diagnosis.unexplained += [uid for uid in misfits if misfits[uid] > FITS and uid not in tried]
     maps = {} if wrong else {one.images.uid: one.maps for one in seen if one.maps is not None}
     complete = len(chosen) == len(uids)
-    return Check(images, misfits, complete, extents, maps, diagnosis, stored, CameraStatistics.of(cameras.values()))
+    return Check(
+        images, misfits, complete, extents, maps, diagnosis, tree.stored_poses, CameraStatistics.of(cameras.values())
+    )
 
 
 @dataclass(frozen=True)

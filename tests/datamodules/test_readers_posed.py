@@ -72,6 +72,27 @@ def test_cameras_and_pixels_are_those_that_were_written(trees, layout: str) -> N
         assert np.array_equal(found.rgba(view).numpy(), shot.rgba)
 
 
+STORED = [layout for layout, (reader, *_) in LAYOUTS.items() if READERS[reader].stored_poses]
+
+
+@pytest.mark.parametrize("layout", STORED)
+def test_cameras_follow_the_convention_that_the_reader_states(
+    trees, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that check-data looks for mistakes of: there is no other."""
+    found, written = read(trees, layout)
+    reader = opened(trees[layout][0])
+    other = {"opengl": "opencv", "opencv": "opengl"}[reader.stored_poses.axes]
+    monkeypatch.setattr(type(reader), "stored_poses", reader.stored_poses._replace(axes=other))
+    turned = found.cameras.c2w_opencv @ torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
+    assert_close(reader.read(written.uid).cameras.c2w_opencv, turned, atol=1e-6, rtol=0)
+
+
+def test_only_formats_without_files_of_poses_state_no_convention() -> None:
+    posed = {name for name, reader in READERS.items() if issubclass(reader, PosedReader) and not reader.stored_poses}
+    assert posed == {"objaverse_rendering", "syncdreamer_gso"}
+
+
 def test_one_rig_is_one_rig_in_every_layout(trees) -> None:
     poses = {name: read(trees, name)[0].cameras.c2w_opencv[:6] for name in ANY_RIG}
     for name, found in poses.items():

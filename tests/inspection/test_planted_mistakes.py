@@ -9,13 +9,11 @@ from numpy.typing import NDArray
 from planted import ODD, OPENGL, RING, Y_FROM_Z, Posed, render
 
 from ouroboros3d.cameras import Cameras, from_stored
-from ouroboros3d.datamodules.readers.detection import READERS
-from ouroboros3d.inspection.camera_checks.conventions import STORED
+from ouroboros3d.datamodules.readers.poses import BLENDER
 from ouroboros3d.inspection.camera_checks.diagnosis import Diagnosis, diagnose, find_up
 from ouroboros3d.inspection.camera_checks.silhouette_fit import ViewSet
 
 Matrices = NDArray[np.float64]
-BLENDER = STORED["ouroboros3d"]
 
 
 def view_set(posed: Posed, stored: Matrices | None = None, focal: float = 1.0) -> ViewSet:
@@ -158,10 +156,6 @@ def test_a_ball_tells_nothing_and_nothing_is_told_of_it(even: list[Posed]) -> No
     """Mirrored cameras see a ball as right ones do."""
     ball = even[0]
     assert diagnosis([view_set(ball, at_mirrored_azimuth(ball.blender))]) == Diagnosis()
-
-
-def test_every_stored_convention_belongs_to_a_reader() -> None:
-    assert set(STORED) <= set(READERS)
 
 
 def test_a_wrong_object_among_right_ones_on_a_ring_is_no_mistake_of_all(even: list[Posed]) -> None:

@@ -11,7 +11,7 @@ from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.ouroboros3d import first_metas
 from ouroboros3d.datamodules.readers.pixels import image_size, levels
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json
-from ouroboros3d.datamodules.readers.poses import pinhole, rigid, rings_by_elevation
+from ouroboros3d.datamodules.readers.poses import BLENDER, pinhole, rings_by_elevation
 from ouroboros3d.datamodules.readers.stored import ObjectFiles
 from ouroboros3d.datamodules.untrusted import refusing
 
@@ -21,6 +21,7 @@ class BpyRendererReader(PosedReader):
 
     name = "bpy_renderer"
     looks_for = "<uid>/meta.json with locations[].camera_angle_x and no frames"
+    stored_poses = BLENDER
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -57,7 +58,7 @@ class BpyRendererReader(PosedReader):
         ending = "webp" if f"render_{indices[0]}.webp" in files.names else "png"
         images = tuple(files.file(f"render_{index}.{ending}") for index in indices)
         size = image_size(uid, images[0])
-        c2w = rigid(uid, poses, pose="c2w", axes="opengl")
+        c2w = self.c2w_opencv(uid, poses)
         cameras = Cameras(c2w, pinhole(uid, angles, size))
         mapped = f"normal_{indices[0]}.{ending}" in files.names
         return PosedObject(

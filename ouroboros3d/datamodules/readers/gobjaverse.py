@@ -15,7 +15,7 @@ from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.exr import read_exr
 from ouroboros3d.datamodules.readers.pixels import image_size
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json
-from ouroboros3d.datamodules.readers.poses import focal_angle, pinhole, rigid
+from ouroboros3d.datamodules.readers.poses import Convention, focal_angle, pinhole
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
 from ouroboros3d.datamodules.untrusted import refusing
 
@@ -33,6 +33,7 @@ class GObjaverseReader(PosedReader):
     name = "gobjaverse"
     looks_for = "<dict>/<inst>/[campos_512_v4/]00000/00000.json or <dict>/<inst>.tar"
     promised_views = VIEWS
+    stored_poses = Convention("c2w", "opencv", "z_up")
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -76,7 +77,7 @@ class GObjaverseReader(PosedReader):
         entries = [read_json(files, f"{name}.json") for name in stem]
         with refusing(SampleError, f"{uid}: expected x, y, z and origin in {files.file(stem[0])}.json and all others"):
             poses = [np.stack([entry[key] for key in ("x", "y", "z", "origin")], axis=1) for entry in entries]
-        c2w = rigid(uid, poses, pose="c2w", axes="opencv")
+        c2w = self.c2w_opencv(uid, poses)
         cameras = Cameras(c2w, _intrinsics(uid, entries, size))
         mapped = f"{stem[0]}_nd.exr" in files.names
         return PosedObject(

@@ -13,7 +13,7 @@ from ouroboros3d.datamodules.readers.arrays import read_npz
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.pixels import image_size, levels
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
-from ouroboros3d.datamodules.readers.poses import pinhole, rigid
+from ouroboros3d.datamodules.readers.poses import Convention, pinhole
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
 from ouroboros3d.datamodules.untrusted import MAX_LIST_BYTES, UntrustedError, parse_json, read_regular, refusing
 
@@ -33,6 +33,7 @@ class InstantMeshReader(PosedReader):
     name = "instantmesh"
     looks_for = f"[{_RANDOM}/]<uid>/cameras.npz and 000.png"
     promised_views = 32
+    stored_poses = Convention("w2c", "opengl", "z_up")
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -75,7 +76,7 @@ class InstantMeshReader(PosedReader):
         poses[:, :3, 3] *= SCALE
         images = tuple(files.file(f"{view:03d}.png") for view in range(count))
         size = image_size(uid, images[0])
-        c2w = rigid(uid, poses, pose="w2c", axes="opengl")
+        c2w = self.c2w_opencv(uid, poses)
         return PosedObject(
             uid,
             Cameras(c2w, pinhole(uid, [math.radians(FOV_DEG)] * count, size)),

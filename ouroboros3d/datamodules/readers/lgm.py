@@ -9,7 +9,7 @@ from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.pixels import image_size
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
-from ouroboros3d.datamodules.readers.poses import pinhole, rigid
+from ouroboros3d.datamodules.readers.poses import Convention, pinhole
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders
 from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, refusing
 
@@ -24,6 +24,7 @@ class LGMReader(PosedReader):
     name = "lgm"
     looks_for = "<uid>/rgb/000.png and <uid>/pose/000.txt"
     promised_views = 100
+    stored_poses = Convention("c2w", "opencv", "z_up")
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -43,7 +44,7 @@ class LGMReader(PosedReader):
         images = tuple(files.file(f"rgb/{view:03d}.png") for view in range(count))
         size = image_size(uid, images[0])
         poses = [_pose(files, f"pose/{view:03d}.txt") for view in range(count)]
-        c2w = rigid(uid, poses, pose="c2w", axes="opencv")
+        c2w = self.c2w_opencv(uid, poses)
         cameras = Cameras(c2w, pinhole(uid, [math.radians(FOV_DEG)] * count, size))
         return PosedObject(uid, cameras, images, size, (_RING,) if count > _RING[-1] else ())
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_files, first_folders, folder_names
-from ouroboros3d.datamodules.readers.zero123 import read_numbered_poses
+from ouroboros3d.datamodules.readers.zero123 import Zero123Reader, read_numbered_poses
 
 
 class ObjaverseXLReader(PosedReader):
@@ -15,6 +15,7 @@ class ObjaverseXLReader(PosedReader):
     name = "objaverse_xl"
     looks_for = "<uid>.zip, or <uid>/ with metadata.json, 000.png and 000.npy"
     promised_views = 12
+    stored_poses = Zero123Reader.stored_poses
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -45,4 +46,4 @@ class ObjaverseXLReader(PosedReader):
             raise SampleError(f"{uid}: expected every texture, got {missing['count']} missing ones ({files.path}).")
         if metadata.get("animation_count"):
             raise SampleError(f"{uid}: expected no animation, got {metadata['animation_count']} ({files.path}).")
-        return read_numbered_poses(files, name.removesuffix("metadata.json"), self.at_least)
+        return read_numbered_poses(self, files, name.removesuffix("metadata.json"))

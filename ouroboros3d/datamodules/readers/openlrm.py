@@ -10,7 +10,7 @@ from ouroboros3d.datamodules.readers.arrays import read_npy
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.pixels import image_size
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
-from ouroboros3d.datamodules.readers.poses import rigid
+from ouroboros3d.datamodules.readers.poses import BLENDER
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders
 
 # The object fills the cube [-1, 1]^3 there and [-0.5, 0.5]^3 here.
@@ -23,6 +23,7 @@ class OpenLRMReader(PosedReader):
     name = "openlrm"
     looks_for = "<uid>/intrinsics.npy, <uid>/pose/000.npy and <uid>/rgba/000.png"
     promised_views = 32
+    stored_poses = BLENDER
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -55,5 +56,5 @@ class OpenLRMReader(PosedReader):
             )
         (fx, fy), (cx, cy) = torch.from_numpy(stored[:2].astype(np.float64) / [width, height])
         matrix = intrinsics(fx.expand(count), fy.expand(count), cx, cy).float()
-        c2w = rigid(uid, poses, pose="c2w", axes="opengl")
+        c2w = self.c2w_opencv(uid, poses)
         return PosedObject(uid, Cameras(c2w, matrix), images, (height, width))

@@ -24,7 +24,7 @@ from ouroboros3d.datamodules.readers.arrays import read_npz
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.pixels import DEPTH_MODES, image_size, levels
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json, read_listed
-from ouroboros3d.datamodules.readers.poses import pinhole, rigid, rings_by_elevation
+from ouroboros3d.datamodules.readers.poses import BLENDER, pinhole, rings_by_elevation
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
 from ouroboros3d.datamodules.splits import SPLITS, Split
 from ouroboros3d.datamodules.untrusted import (
@@ -45,6 +45,7 @@ class Ouroboros3DReader(PosedReader):
 
     name = "ouroboros3d"
     looks_for = "<uid>/meta.json or 00/<uid>/meta.json with camera_angle_x and locations[].frames[].name"
+    stored_poses = BLENDER
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -206,7 +207,7 @@ class Ouroboros3DReader(PosedReader):
         images = tuple(map(files.file, names))
         sized = "width" in meta and "height" in meta
         size = (int(meta["height"]), int(meta["width"])) if sized else image_size(uid, images[0])
-        poses = rigid(uid, matrices, pose="c2w", axes="opengl")
+        poses = self.c2w_opencv(uid, matrices)
         cameras = Cameras(poses, pinhole(uid, [angle] * len(names), size))
         ours = "format" in meta
         return PosedObject(

@@ -1,7 +1,7 @@
 """What every tree of posed renders becomes: objects with internal cameras, and views that are read when asked for."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,12 +10,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.readers.errors import NoTransparency, SampleError
 from ouroboros3d.datamodules.readers.pixels import reading_image
+from ouroboros3d.datamodules.readers.poses import Convention, rigid
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, StoredFile, folder_names
 from ouroboros3d.datamodules.readers.tree import TreeReader
 from ouroboros3d.datamodules.untrusted import (
@@ -92,6 +94,7 @@ class PosedReader(TreeReader):
     """
 
     promised_views: ClassVar[int] = 1
+    stored_poses: ClassVar[Convention | None] = None  # docs/formats.md, section 1.2; None: in no file
 
     def __init__(self, root: Path, views_per_object: int | None = None) -> None:
         super().__init__(root)
@@ -124,6 +127,15 @@ class PosedReader(TreeReader):
     @abstractmethod
     def _read(self, uid: str) -> PosedObject:
         """Read one object; whatever its files make this method raise, `read` turns into a `SampleError`."""
+
+    def c2w_opencv(self, uid: str, matrices: NDArray[Any] | Sequence[Any]) -> Tensor:
+        """Internal poses [F, 4, 4] of those [F, 3, 4] or [F, 4, 4] that this format stores.
+
+        Raises:
+            SampleError: as `rigid`.
+        """
+        assert self.stored_poses is not None, f"{type(self).__name__} reads poses and does not say how they are stored"
+        return rigid(uid, matrices, self.stored_poses)
 
     def has_true_geometry(self, uid: str, surface_points: int) -> bool:
         """Whether that many points of an object's true surface are stored beside its views."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,20 +16,30 @@ from ouroboros3d.datamodules.untrusted import refusing
 BLENDER_FOCAL = 1.09375  # lens 35 mm on a 32 mm sensor, in image widths: Blender's default, 49.134 degrees
 
 
-def rigid(
-    uid: str,
-    matrices: NDArray[Any] | Sequence[Any],
-    *,
-    pose: Literal["c2w", "w2c"],
-    axes: Literal["opengl", "opencv"],
-) -> Tensor:
-    """`cameras.from_stored` of an object's poses in a Z-up world, which is what every format has.
+class Convention(NamedTuple):
+    """How a format stores poses, in the terms of `cameras.from_stored`."""
+
+    pose: Literal["c2w", "w2c"]
+    axes: Literal["opengl", "opencv"]
+    world: Literal["y_up", "z_up"]
+
+    def __str__(self) -> str:
+        """The convention in words."""
+        pose = {"c2w": "camera-to-world", "w2c": "world-to-camera"}[self.pose]
+        axes, world = {"opengl": "OpenGL", "opencv": "OpenCV"}[self.axes], self.world[0].upper()
+        return f"{pose} poses with {axes} camera axes in a {world}-up world"
+
+
+BLENDER = Convention("c2w", "opengl", "z_up")
+
+
+def rigid(uid: str, matrices: NDArray[Any] | Sequence[Any], convention: Convention) -> Tensor:
+    """`cameras.from_stored` of an object's poses.
 
     Args:
         uid: the object.
         matrices: [F, 3, 4] or [F, 4, 4].
-        pose: camera to world, or world to camera.
-        axes: camera axes.
+        convention: of the format.
 
     Raises:
         TransposedPoses: 4x4 matrices with another last row than 0 0 0 1.
@@ -45,7 +55,7 @@ def rigid(
             f"{uid}: expected poses whose last row is 0 0 0 1, got {stored[0, 3].tolist()}: transposed?"
         )
     try:
-        return from_stored(torch.from_numpy(stored), pose=pose, axes=axes, world="z_up")
+        return from_stored(torch.from_numpy(stored), **convention._asdict())
     except (ValueError, RuntimeError) as error:  # no rotation, or not invertible
         with np.errstate(all="ignore"):  # NaN is no mirror
             kind = MirroredPoses if (np.linalg.det(stored[:, :3, :3]) < 0).any() else SampleError

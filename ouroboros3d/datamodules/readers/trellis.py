@@ -12,7 +12,7 @@ from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.pixels import DEPTH_MODES, image_size, levels
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json
-from ouroboros3d.datamodules.readers.poses import pinhole, rigid
+from ouroboros3d.datamodules.readers.poses import BLENDER, pinhole
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
 from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, UntrustedError, parse_json, read_regular, refusing
 
@@ -25,6 +25,7 @@ class TrellisReader(PosedReader):
 
     name = "trellis"
     looks_for = "[renders/ or renders_cond/]<sha256>/transforms.json with aabb, scale, offset and frames"
+    stored_poses = BLENDER
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -69,7 +70,7 @@ class TrellisReader(PosedReader):
             raise SampleError(f"{uid}: expected at least {self.at_least} views in {files.path}, got {len(names)}.")
         images = tuple(map(files.file, names))
         size = image_size(uid, images[0])
-        c2w = rigid(uid, poses, pose="c2w", axes="opengl")
+        c2w = self.c2w_opencv(uid, poses)
         stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
         mapped = all("depth" in frame for frame in frames) and files.has(f"{stems[0]}_depth.png")
         reach = [(float(frame["depth"]["min"]), float(frame["depth"]["max"])) for frame in frames] if mapped else []

@@ -6,7 +6,7 @@ from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.arrays import read_npy
 from ouroboros3d.datamodules.readers.pixels import image_size
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_listed
-from ouroboros3d.datamodules.readers.poses import BLENDER_FOCAL, focal_angle, pinhole, rigid
+from ouroboros3d.datamodules.readers.poses import BLENDER_FOCAL, Convention, focal_angle, pinhole
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
 from ouroboros3d.datamodules.splits import Split
 
@@ -19,6 +19,7 @@ class Zero123Reader(PosedReader):
     name = "zero123"
     looks_for = "<uid>/000.png and <uid>/000.npy, no metadata.json beside them"
     promised_views = 12
+    stored_poses = Convention("w2c", "opengl", "z_up")
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -47,25 +48,25 @@ class Zero123Reader(PosedReader):
         Raises:
             SampleError: one of the 12 views is missing, or a pose makes no sense.
         """
-        return read_numbered_poses(ObjectFiles(uid, self.root / uid), "", self.at_least)
+        return read_numbered_poses(self, ObjectFiles(uid, self.root / uid), "")
 
 
-def read_numbered_poses(files: ObjectFiles, prefix: str, at_least: int) -> PosedObject:
-    """Views `000.png` with world-to-camera poses `000.npy`.
+def read_numbered_poses(reader: PosedReader, files: ObjectFiles, prefix: str) -> PosedObject:
+    """Views `000.png` with poses `000.npy`.
 
     Args:
+        reader: knows how poses are stored, and how many views there are at least.
         files: of the object.
         prefix: of every name, with its slash.
-        at_least: views.
 
     Raises:
         SampleError: a view is missing, or a pose makes no sense.
     """
-    count = files.numbered([prefix + "{0:03d}.png", prefix + "{0:03d}.npy"], at_least)
+    count = files.numbered([prefix + "{0:03d}.png", prefix + "{0:03d}.npy"], reader.at_least)
     images = tuple(files.file(f"{prefix}{view:03d}.png") for view in range(count))
     poses = [read_npy(files, f"{prefix}{view:03d}.npy") for view in range(count)]
     size = image_size(files.uid, images[0])
-    c2w = rigid(files.uid, poses, pose="w2c", axes="opengl")
+    c2w = reader.c2w_opencv(files.uid, poses)
     return PosedObject(
         files.uid, Cameras(c2w, pinhole(files.uid, [focal_angle(BLENDER_FOCAL)] * count, size)), images, size
     )

@@ -6,42 +6,14 @@ hand. Which way up the world is, silhouettes cannot tell; there the cameras' own
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ouroboros3d.cameras import Cameras, from_stored
+from ouroboros3d.datamodules.readers.poses import Convention
 
-
-class Convention(NamedTuple):
-    """How a format stores poses, in the terms of `from_stored`."""
-
-    pose: Literal["c2w", "w2c"]
-    axes: Literal["opengl", "opencv"]
-    world: Literal["y_up", "z_up"]
-
-    def __str__(self) -> str:
-        """The convention in words."""
-        pose = {"c2w": "camera-to-world", "w2c": "world-to-camera"}[self.pose]
-        axes, world = {"opengl": "OpenGL", "opencv": "OpenCV"}[self.axes], self.world[0].upper()
-        return f"{pose} poses with {axes} camera axes in a {world}-up world"
-
-
-_BLENDER = Convention("c2w", "opengl", "z_up")
-# What the readers take the poses for (docs/formats.md, section 1.2). The others have cameras that no file stores.
-STORED = {
-    "ouroboros3d": _BLENDER,
-    "shards": _BLENDER,
-    "bpy_renderer": _BLENDER,
-    "openlrm": _BLENDER,
-    "trellis": _BLENDER,
-    "gobjaverse": Convention("c2w", "opencv", "z_up"),
-    "lgm": Convention("c2w", "opencv", "z_up"),
-    "zero123": Convention("w2c", "opengl", "z_up"),
-    "objaverse_xl": Convention("w2c", "opengl", "z_up"),
-    "instantmesh": Convention("w2c", "opengl", "z_up"),
-}
 _INTERNAL = Convention("c2w", "opencv", "y_up")
 _EYE = torch.eye(4, dtype=torch.float64)
 _FLIP = from_stored(_EYE, pose="c2w", axes="opengl", world="y_up").double()
