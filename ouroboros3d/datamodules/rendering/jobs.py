@@ -6,7 +6,8 @@ from typing import Any, Literal, Protocol
 
 from ouroboros3d.datamodules.orbits.maps import MapName
 
-# Part of the folder's description: raise it whenever the same asset and rig give other pixels.
+# Part of the folder's description: raise it whenever the same asset and rig give other pixels. The tests hold it to a
+# picture of one object (tests/rendered_pixels.py).
 RENDERER_VERSION = 1
 
 Stage = Literal["ready", "done", "missing", "load", "render", "write", "memory", "timeout", "crash"]

@@ -1,4 +1,4 @@
-"""What a rendering process makes of failures that only a GPU has, and how it counts its memory."""
+"""What a rendering process draws, makes of failures that only a GPU has, and counts as its memory."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import glb
+from PIL import Image
+from rendered_pixels import PICTURE, rendered_pixels
 
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.rendering.jobs import RenderJob
@@ -35,6 +37,15 @@ def test_a_full_gpu_is_the_objects_fault_and_a_broken_one_is_not(
         render_object(job)
     error = RuntimeError("a matrix is singular")
     assert render_object(job).stage == "render"
+
+
+def test_the_version_of_the_renderer_stands_for_its_pixels() -> None:
+    """A cache serves what an older commit rendered for as long as the version is the same."""
+    drawn, kept = rendered_pixels().astype(int), np.asarray(Image.open(PICTURE)).astype(int)
+    assert (kept[..., 3] > 0).mean() > 0.1
+    # Another processor may round one of 255 levels the other way; a changed renderer moves edges or colours.
+    other = (np.abs(drawn - kept) > 1).any(axis=-1).mean()
+    assert other < 0.001, f"{other:.1%} of the pixels differ: raise RENDERER_VERSION, and run tests/rendered_pixels.py"
 
 
 def test_allocated_memory_is_what_the_limit_counts() -> None:
