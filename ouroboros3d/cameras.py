@@ -7,9 +7,11 @@ Internal convention (letters: B objects, V views, P points, H W pixels):
 - intrinsics: normalised, row x divided by the width and row y by the height; image corners are (0, 0) and (1, 1), so
   the centre of pixel i is (i + 0.5) / W;
 - depth is z along forward, never the length of the ray.
+
+Conversions that nothing here calls (`from_gaussian_splatting`, `to_gaussian_splatting`, `from_pytorch3d`) are for who
+brings cameras from other projects, or takes ours there.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -336,8 +338,3 @@ def from_pytorch3d(rotation: Tensor, translation: Tensor) -> Tensor:
     c2w[..., :3, 3] = -(c2w[..., :3, :3] @ (translation * flip)[..., None])[..., 0]
     c2w[..., 3, 3] = 1
     return c2w
-
-
-def fov_to_focal(fov_deg: float) -> float:
-    """Normalised focal length 0.5 / tan(fov / 2) of a whole field of view in degrees."""
-    return 0.5 / math.tan(math.radians(fov_deg) / 2)

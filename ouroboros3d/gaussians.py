@@ -74,7 +74,7 @@ class Gaussians:
         return quaternion_to_matrix(self.quaternions)
 
     def covariances(self) -> Tensor:
-        """[B, N, 3, 3] R diag(scales^2) R^T, scene units squared."""
+        """[B, N, 3, 3] R diag(scales^2) R^T, scene units squared; for who reasons about their shapes."""
         factor = self.rotations() * self.scales[..., None, :]
         return factor @ factor.transpose(-1, -2)
 

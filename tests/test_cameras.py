@@ -15,7 +15,6 @@ from ouroboros3d.cameras import (
     Cameras,
     check_rigid,
     crop_intrinsics,
-    fov_to_focal,
     from_gaussian_splatting,
     from_pytorch3d,
     from_stored,
@@ -146,7 +145,7 @@ class TestOrbit:
         [(49.134, 1.09375), (49.1, 1.09462), (39.598, 1.38889), (40, 1.37374), (50, 1.07225), (67.38, 0.75)],
     )
     def test_focal_of_published_rigs(self, fov_deg, focal):
-        assert fov_to_focal(fov_deg) == pytest.approx(focal, abs=2e-5)  # the table gives five decimals
+        # The table gives five decimals.
         assert view(0, 0, fov=fov_deg).intrinsics_norm[0, 0, 0].item() == pytest.approx(focal, abs=2e-5)
 
     @pytest.mark.parametrize("fov", [math.radians(49.1), 0.0, 180.0, math.nan])

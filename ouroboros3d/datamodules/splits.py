@@ -53,6 +53,6 @@ def read_splits(folder: Path) -> dict[Split, list[str]]:
 
 
 def splits_sha256(names: dict[Split, list[str]]) -> str:
-    """One hash of three lists of names, in any order."""
+    """One hash of three lists of names, in any order: who shares numbers says with it what was held out."""
     text = "".join(f"{split} {name}\n" for split in SPLITS for name in sorted(names[split]))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -18,7 +18,7 @@ _CHUNK = 2**18  # faces whose corners are looked at together, for little memory
 
 @dataclass(frozen=True)
 class Material:
-    """What a face looks like, in glTF's terms.
+    """What a face looks like, in glTF's terms; both of its sides are shown, whatever `doubleSided` says.
 
     Args:
         base_colour_linear: factor of the texture, linear RGB and alpha, in [0, 1].
@@ -26,7 +26,6 @@ class Material:
         wrap: horizontal and vertical wrap mode of the texture.
         alpha_mode: OPAQUE ignores every alpha, MASK cuts it at `alpha_cutoff`, BLEND composites.
         alpha_cutoff: MASK draws where alpha is at least this.
-        double_sided: as stored; the renderer shows both sides of every face.
     """
 
     base_colour_linear: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
@@ -34,7 +33,6 @@ class Material:
     wrap: tuple[WrapMode, WrapMode] = ("repeat", "repeat")
     alpha_mode: AlphaMode = "OPAQUE"
     alpha_cutoff: float = 0.5
-    double_sided: bool = False
 
 
 @dataclass(frozen=True)

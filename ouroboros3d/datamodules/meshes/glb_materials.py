@@ -67,7 +67,7 @@ def read_material(glb: GlbContainer, index: int, textures: Textures) -> Material
         glb.fail(f"materials[{index}].alphaMode: expected OPAQUE, MASK or BLEND, got {str(mode)[:40]!r}")
     if not all(map(math.isfinite, (*map(float, factor), cutoff))):
         glb.fail(f"materials[{index}]: expected finite colour factors, got NaN or infinity")
-    material = Material((red, green, blue, alpha), None, _REPEAT, mode, cutoff, bool(entry.get("doubleSided", False)))
+    material = Material((red, green, blue, alpha), None, _REPEAT, mode, cutoff)
     use = MaterialUse(material, 0, np.eye(3)[:2])
     if slot is not None:
         texture, wrap = _texture(glb, slot["index"], textures)

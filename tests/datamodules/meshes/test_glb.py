@@ -221,9 +221,9 @@ def test_materials_are_read(tmp_path):
     assert one is again
     assert one.texture is not None
     assert one.texture.tolist() == [[[9, 8, 7, 96]]]
-    assert (one.wrap, one.alpha_mode, one.alpha_cutoff, one.double_sided) == (("clamp", "mirror"), "MASK", 0.3, False)
+    assert (one.wrap, one.alpha_mode, one.alpha_cutoff) == (("clamp", "mirror"), "MASK", 0.3)
     assert two.base_colour_linear == (0.5, 0.25, 0.125, 0.75)
-    assert (two.alpha_mode, two.double_sided, two.texture) == ("BLEND", True, None)
+    assert (two.alpha_mode, two.texture) == ("BLEND", None)
     assert plain.base_colour_linear == (1.0, 1.0, 1.0, 1.0)
 
 
