@@ -218,7 +218,7 @@ def openings() -> dict[str, float]:
             taken = []
             for _ in range(_OPENINGS):
                 started = time.perf_counter()
-                data = ObjaverseDataModule(root, cache_dir=Path(place) / "cache", orbits=RIG.orbits)
+                data = ObjaverseDataModule(root, cache_dir=Path(place) / "cache", rig=RIG)
                 data.setup("fit")
                 taken.append(time.perf_counter() - started)
                 assert sum(map(len, data.objects().values())) == OBJECTS

@@ -78,7 +78,7 @@ def without_files(config: Config) -> ImageTo3D:
 def random_batch(config: Config) -> MultiviewBatch:
     """Noise of the shape that a configuration's data has, seen by cameras of an orbit."""
     data = config["data"]["init_args"]
-    objects, size, count = data["batch_size"], data["image_size"], data["num_views"]
+    objects, size, count = data["batch_size"], data["rig"]["image_size"], data["num_views"]
     azimuths = torch.arange(count + data["num_target_views"]) * 360.0 / count
     orbit = Cameras.orbit(azimuths, 10.0, 1.7417, 39.598)
     cameras, world = Cameras.cat([orbit[None]] * objects, 0).relative_to_first()

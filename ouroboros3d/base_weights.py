@@ -18,12 +18,14 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from ouroboros3d.earlier_configurations import brought_up_to_date
 from ouroboros3d.lightning_modules.weights import read_checkpoint
 from ouroboros3d.networks.own_weights import save_base_weights, save_variant
 from ouroboros3d.networks.pretrained import WITHOUT_EFFECT
 
 # What the networks see of the data. Where it lay, which objects were taken and how fast they came is the run's own.
-_SEEN = ("image_size", "num_views", "input_radius", "view_selection", "background", "radius", "fov_deg", "light")
+_SEEN = ("num_views", "input_radius", "view_selection", "background")
+_SEEN_OF_THE_RIG = ("image_size", "radius", "fov_deg", "light")
 
 
 def write_base_weights(out: Path, diffusion: Path, reconstructor: Path, recipe: dict[str, Any]) -> None:
@@ -84,6 +86,7 @@ def write_variant(out: Path, checkpoint: Path, sources: dict[str, str], recipe: 
         raise ValueError("sources: expected the training data with their licences, got none; weights are made of them.")
     model, data = config["model"], config["data"]
     seen = {name: data["init_args"][name] for name in _SEEN if name in data["init_args"]}
+    seen["rig"] = {name: data["init_args"]["rig"][name] for name in _SEEN_OF_THE_RIG}
     save_variant(
         out,
         {key: value for key, value in content["state_dict"].items() if not re.search(WITHOUT_EFFECT, key)},
@@ -109,7 +112,7 @@ def write_variant(out: Path, checkpoint: Path, sources: dict[str, str], recipe: 
 def _read_run(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's checkpoint and its configuration."""
     config = checkpoint.resolve().parents[1] / "config.yaml"
-    return read_checkpoint(checkpoint), yaml.safe_load(config.read_text(encoding="utf-8"))
+    return read_checkpoint(checkpoint), brought_up_to_date(yaml.safe_load(config.read_text(encoding="utf-8")))
 
 
 def main() -> None:

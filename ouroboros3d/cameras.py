@@ -22,6 +22,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pytorch3d.renderer import PerspectiveCameras
 
+# Where cameras stand unless told otherwise, as in the published renders: from this distance, in scene units, this whole
+# angle in degrees just holds every normalised object.
+ORBIT_RADIUS, ORBIT_FOV_DEG = 1.7417, 39.598
 # Flips camera axes between OpenGL (x right, y up, z backward) and OpenCV (x right, y down, z forward).
 _FLIP_YZ = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 # Maps a Z-up (Blender) world to the internal Y-up world: (x, y, z) -> (x, z, -y).

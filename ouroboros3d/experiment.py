@@ -23,6 +23,7 @@ from ouroboros3d.callbacks.averaging import MovingAverage
 from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost_a_process
 from ouroboros3d.callbacks.results import ResultsWriter
+from ouroboros3d.earlier_configurations import text_up_to_date
 from ouroboros3d.files import remove_parts, sha256_of, whole
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.weights import (
@@ -64,6 +65,10 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message as `ValueError`."""
         raise ValueError(_meant(message)) from ex
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:  # noqa: ANN401 - jsonargparse's own
+        """As jsonargparse, which calls it for every file too; what earlier versions saved has the names of today."""
+        return super().parse_string(text_up_to_date(content), *args, **kwargs)
 
 
 class WholeConfig(SaveConfigCallback):

@@ -63,7 +63,7 @@ def test_bundled_weights_fit_the_default_networks(
         trained = config[name]["init_args"]
         assert {key: trained[key] for key in wanted[name]["init_args"]} == wanted[name]["init_args"]
     assert (package / "weights" / "desk.safetensors").stat().st_size <= 12e6
-    small = ["--data.orbits=1", "--data.supersampling=1", "--data.render_workers=1"]
+    small = ["--data.rig.orbits=1", "--data.rig.supersampling=1", "--data.render_workers=1"]
     small += ["--data.max_objects=1", "--data.batch_size=1", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
     main(["fit", f"--config={ROOT / 'ablations' / 'staged.yaml'}", *small, "--model.sampler.num_steps=2"])
     with pytest.raises(SystemExit):

@@ -43,7 +43,7 @@ TINY = f"--config={ROOT / 'tests' / 'tiny.yaml'}"
 
 
 # The published code takes its views of orbits of 16, and trains at batch 1 alone.
-MORE = {"published": ("--data.orbit_views=16", "--data.orbits=1", "--data.batch_size=1")}
+MORE = {"published": ("--data.rig.views=16", "--data.rig.orbits=1", "--data.batch_size=1")}
 
 
 def fit(name: str, *more: str) -> None:

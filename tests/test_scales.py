@@ -111,8 +111,8 @@ def test_sizes_of_the_scales(ablation: str, scale: str, millions: dict[str, floa
     assert not any(p.requires_grad for p in model.codec.parameters())
     assert all(p.requires_grad for p in model.reconstructor.parameters())
     data = config["data"]["init_args"]
-    latent = data["image_size"] // model.codec.downscale
-    assert model.unet.feedback_downscale * latent == data["image_size"]
+    latent = data["rig"]["image_size"] // model.codec.downscale
+    assert model.unet.feedback_downscale * latent == data["rig"]["image_size"]
     assert model.unet.in_channels == 2 * model.unet.out_channels == 2 * model.codec.latent_channels
     assert model.image_encoder.embedding_dim == model.unet.unet.config.cross_attention_dim
 
@@ -122,7 +122,8 @@ def test_the_papers_training(here: Path) -> None:
     trainer, data, model = config["trainer"], config["data"]["init_args"], config["model"]["init_args"]
     assert (trainer["max_steps"], trainer["accumulate_grad_batches"], data["batch_size"]) == (40_000, 4, 1)
     assert (trainer["gradient_clip_val"], trainer["precision"]) == (1.0, "bf16-mixed")
-    assert (data["image_size"], data["num_views"], data["orbit_views"], data["radius"]) == (512, 8, 16, 1.7417)
+    rig = data["rig"]
+    assert (rig["image_size"], data["num_views"], rig["views"], rig["radius"]) == (512, 8, 16, 1.7417)
     assert (model["optimizer"]["class_path"], model["optimizer"]["init_args"]["lr"]) == ("torch.optim.AdamW", 1e-5)
     assert (model["warmup_steps"], model["decay"], model["train"]) == (0, "constant", ["unet", "reconstructor"])
     assert model["unet"]["init_args"]["gradient_checkpointing"] is True
@@ -207,7 +208,7 @@ def test_training_starts_from_the_papers_weights(
     arguments = [
         *(f"--config={path}" for path in configs),
         *("--seed_everything=1", "--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--data.batch_size=1"),
-        *("--data.max_objects=1", "--data.orbits=1", "--data.orbit_views=16", "--data.num_target_views=0"),
+        *("--data.max_objects=1", "--data.rig.orbits=1", "--data.rig.views=16", "--data.num_target_views=0"),
         *("--data.surface_points=0", "--data.render_workers=1"),
         *("--model.optimizer.init_args.lr=0", "--model.base_weights.svd=paper"),
     ]

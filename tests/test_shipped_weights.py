@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 TINY = f"--config={ROOT / 'tests' / 'tiny.yaml'}"
 SOURCES = {"bundled objects": "CC0-1.0", "another tree": "CC-BY-3.0"}
 # Of the data, what a file of weights leaves to its user: as in tiny.yaml, without geometry.
-VALUES = ("max_objects=2", "orbits=2", "orbit_views=4", "supersampling=1", "surface_points=0")
+VALUES = ("max_objects=2", "rig.orbits=2", "rig.views=4", "rig.supersampling=1", "surface_points=0")
 FEW = [f"--data.init_args.{value}" for value in VALUES]
 
 
@@ -76,7 +76,7 @@ def test_a_file_holds_the_moving_average_and_describes_itself(trained: Path) -> 
     assert about["meaning"] == checkpoint["ouroboros3d_meaning"]
     own = yaml.safe_load((trained / "runs/recursive/version_0/config.yaml").read_text())["model"]
     assert about["config"]["model"] == own  # which started from no base weights
-    assert about["config"]["data"]["init_args"]["image_size"] == 16
+    assert about["config"]["data"]["init_args"]["rig"]["image_size"] == 16
     assert str(trained) not in json.dumps(about)
     assert "root" not in about["config"]["data"]["init_args"]
 

@@ -14,7 +14,7 @@ from ouroboros3d.lightning_modules.weights import SHIPPED, shipped_names
 from ouroboros3d.networks.own_weights import read_variant
 
 ABLATIONS = Path(__file__).parents[1] / "ablations"
-VALUES = ("max_objects=1", "orbits=1", "supersampling=1", "surface_points=0", "render_workers=1")
+VALUES = ("max_objects=1", "rig.orbits=1", "rig.supersampling=1", "surface_points=0", "render_workers=1")
 QUICK = ["--model.sampler.num_steps=2", *(f"--data.init_args.{value}" for value in VALUES)]
 
 

@@ -57,8 +57,9 @@ class ObjaverseDataModule(LightningDataModule):
         skip_uids: leave these objects out, known to be broken: given as `uids`.
         test_uids: test only these of the test objects: given as `uids`. Training and validation are as without.
         max_objects: use at most this many objects of each split, of all trees together.
-        image_size: height and width in pixels.
-        num_views: generated views per object, evenly spread around it, the input first; divides `orbit_views`.
+        rig: where the cameras of rendered meshes stand, and the size and light of their views. Posed renders come with
+            their own cameras and light: of them it says the size that their views are brought to.
+        num_views: generated views per object, evenly spread around it, the input first; divides the rig's `views`.
         num_target_views: novel views per object that supervise and test the 3D.
         input_radius: scale each object so that its input view is this far from its centre, LGM's is 1.5; null for none.
         view_selection: `published` takes of an orbit of 16 views the 8 that the published loader takes.
@@ -67,14 +68,6 @@ class ObjaverseDataModule(LightningDataModule):
         samples_per_object: how often an epoch shows each training object, from other views each time.
         augmentation: mirrored objects and other colours in training.
         background: what the views are composited on; `random` draws a colour per training sample, white elsewhere.
-        orbits: orbits rendered per object, each at an elevation of its own. This and what follows down to `light` is
-            for meshes; posed renders come with their own cameras.
-        orbit_views: views rendered per orbit.
-        elevation_deg: lowest and highest elevation of the orbits in degrees.
-        radius: distance of the cameras from the object's centre, scene units.
-        fov_deg: the whole field of view in degrees.
-        supersampling: rays per pixel along each axis in rendering.
-        light: 0 = unlit base colour, 1 = light from the camera only.
         val_fraction: share of the uids that validate.
         test_fraction: share of the uids that test.
         test_split: which objects `test` and `predict` use; `train` measures how well the training objects are known.
@@ -104,7 +97,7 @@ class ObjaverseDataModule(LightningDataModule):
         skip_uids: list[str] | Path | None = None,
         test_uids: list[str] | Path | None = None,
         max_objects: int | None = None,
-        image_size: int = 64,
+        rig: OrbitRig = OrbitRig(),  # noqa: B008 - frozen
         num_views: int = 4,
         num_target_views: int = 2,
         input_radius: float | None = None,
@@ -114,13 +107,6 @@ class ObjaverseDataModule(LightningDataModule):
         samples_per_object: int = 8,
         augmentation: ObjectAugmentation = ObjectAugmentation(),  # noqa: B008 - frozen
         background: Background = "white",
-        orbits: int = 4,
-        orbit_views: int = 8,
-        elevation_deg: tuple[float, float] = (-5.0, 30.0),
-        radius: float = 1.7417,
-        fov_deg: float = 39.598,
-        supersampling: int = 2,
-        light: float = 0.0,
         val_fraction: float = 0.1,
         test_fraction: float = 0.15,
         test_split: Split = "test",
@@ -133,9 +119,6 @@ class ObjaverseDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.rig = OrbitRig(
-            image_size, orbits, orbit_views, (elevation_deg[0], elevation_deg[1]), radius, fov_deg, supersampling, light
-        )
         if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
             raise ValueError(
                 f"val_fraction, test_fraction: expected shares >= 0 with a sum below 1, got {val_fraction:g} and "
@@ -169,6 +152,7 @@ class ObjaverseDataModule(LightningDataModule):
         self.download = download
         self.reader: ReaderName | None = reader
         self.views_per_object = views_per_object
+        self.rig = rig
         self.assume_rig = assume_rig
         self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
         self.categories = categories

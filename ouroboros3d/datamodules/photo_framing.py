@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ouroboros3d.batch import MultiviewBatch
-from ouroboros3d.cameras import Cameras
+from ouroboros3d.cameras import ORBIT_FOV_DEG, ORBIT_RADIUS, Cameras
 from ouroboros3d.datamodules.untrusted import (
     IMAGE_FORMATS,
     MAX_ASSET_BYTES,
@@ -90,8 +90,8 @@ def photo_batch(
     background: Background = "white",
     removal: Removal = "border",
     elevation_deg: float = 10.0,
-    radius: float = 1.7417,
-    fov_deg: float = 39.598,
+    radius: float = ORBIT_RADIUS,
+    fov_deg: float = ORBIT_FOV_DEG,
 ) -> MultiviewBatch:
     """A batch of one photo: one known view, and the cameras of the orbit to generate.
 

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ouroboros3d.batch import MultiviewBatch
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.photo_framing import Removal, photo_batch
 from ouroboros3d.datamodules.views import Background
 
@@ -16,27 +17,23 @@ class PhotoDataModule(LightningDataModule):
 
     Args:
         images: the image files.
-        image_size: height and width in pixels, as in training.
+        rig: the cameras of training; photos take their image size, distance and field of view from it.
         num_views: views to generate, as in training.
         background: what the object is composited on.
         removal: how the object is found where a file has no transparency: `border` or `rembg`.
         elevation_deg: how far above the object the photos were taken, an assumption.
-        radius: distance of the cameras, as in training.
-        fov_deg: the whole field of view in degrees, as in training.
-        input_radius: that training scaled every object's distance from its input view to, in place of `radius`; null
-            for none.
+        input_radius: that training scaled every object's distance from its input view to, in place of the rig's radius;
+            null for none.
     """
 
     def __init__(
         self,
         images: list[Path],
-        image_size: int = 32,
+        rig: OrbitRig = OrbitRig(),  # noqa: B008 - frozen
         num_views: int = 4,
         background: Background = "white",
         removal: Removal = "border",
         elevation_deg: float = 10.0,
-        radius: float = 1.7417,
-        fov_deg: float = 39.598,
         input_radius: float | None = None,
     ) -> None:
         super().__init__()
@@ -44,13 +41,12 @@ class PhotoDataModule(LightningDataModule):
         if len(set(names)) != len(names):
             raise ValueError(f"images: expected files of different names (each names its result), got {names}.")
         self.images = images
-        self.image_size = image_size
+        self.rig = rig
         self.num_views = num_views
         self.background: Background = background
         self.removal: Removal = removal
         self.elevation_deg = elevation_deg
-        self.radius = radius if input_radius is None else input_radius
-        self.fov_deg = fov_deg
+        self.radius = rig.radius if input_radius is None else input_radius
 
     def setup(self, stage: str) -> None:
         """Read every image, so that a bad one is known before any work is done.
@@ -61,13 +57,13 @@ class PhotoDataModule(LightningDataModule):
         self._batches = [
             photo_batch(
                 path,
-                image_size=self.image_size,
+                image_size=self.rig.image_size,
                 num_views=self.num_views,
                 background=self.background,
                 removal=self.removal,
                 elevation_deg=self.elevation_deg,
                 radius=self.radius,
-                fov_deg=self.fov_deg,
+                fov_deg=self.rig.fov_deg,
             )
             for path in self.images
         ]

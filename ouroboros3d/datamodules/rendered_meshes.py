@@ -65,19 +65,19 @@ class RenderedMeshes(OneTree):
         frames = self._rig.views
         if view_selection == "published" and frames != PUBLISHED_ORBIT:
             raise ValueError(
-                f"view_selection: published takes its views of orbits of {PUBLISHED_ORBIT}, got orbit_views {frames}."
+                f"view_selection: published takes its views of orbits of {PUBLISHED_ORBIT}, got rig.views {frames}."
             )
         divisors = [count for count in range(1, frames + 1) if frames % count == 0]
         if num_views not in divisors:
             raise ValueError(
                 f"num_views: expected a divisor of the orbit's {frames} views, got {num_views}; try one of {divisors}, "
-                "or another orbit_views."
+                "or another rig.views."
             )
         spare = self._rig.orbits * frames - num_views
         if num_target_views > spare:
             raise ValueError(
                 f"num_target_views: expected 0 to {spare} ({self._rig.orbits} orbits of {frames} views less "
-                f"{num_views}), got {num_target_views}; raise orbits or orbit_views."
+                f"{num_views}), got {num_target_views}; raise rig.orbits or rig.views."
             )
 
     @cached_property

@@ -23,7 +23,8 @@ _OF_TRAINING = {
 }
 # Arguments of a network that only training uses, or one machine: the exported weights are plain and whole.
 _OF_TRAINED_NETWORK = {"trainable", "lora_rank", "gradient_checkpointing", "compile"}
-_OF_PHOTOS = ("image_size", "num_views", "background", "removal", "radius", "fov_deg")
+_OF_PHOTOS = ("num_views", "background", "removal")
+_OF_RIG = ("image_size", "radius", "fov_deg")
 
 
 def run(arguments: Sequence[str], shipped: Path = SHIPPED) -> None:
@@ -93,6 +94,7 @@ def to_pipeline(loaded: Loaded, dtype: torch.dtype) -> OuroborosPipeline:
         settings={key: value for key, value in settings if key not in _OF_TRAINING | set(COMPONENTS)},
         renderer=model["init_args"]["renderer"].get("init_args", {}),
         photo={key: data[key] for key in _OF_PHOTOS}
+        | {key: data["rig"][key] for key in _OF_RIG}
         | ({} if data["input_radius"] is None else {"radius": data["input_radius"]}),
         autocast="bfloat16" if precision.startswith("bf16") else "float16" if precision.startswith("16") else None,
     )

@@ -6,7 +6,7 @@ from pytorch3d.ops import sample_points_from_meshes
 from pytorch3d.structures import Meshes
 from torch import Tensor
 
-from ouroboros3d.cameras import Cameras
+from ouroboros3d.cameras import ORBIT_FOV_DEG, ORBIT_RADIUS, Cameras
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.textured_mesh import TexturedMesh
@@ -46,7 +46,7 @@ def sample_surface(mesh: TexturedMesh, count: int, seed: int) -> Surface:
     return Surface(points, F.normalize(normals, dim=-1)).to(mesh.vertices.device)
 
 
-def inspection_cameras(radius: float = 1.7417, fov_deg: float = 39.598) -> Cameras:
+def inspection_cameras(radius: float = ORBIT_RADIUS, fov_deg: float = ORBIT_FOV_DEG) -> Cameras:
     """Cameras [1, 26] that see an object from all sides: rings of eight at 0, 40 and -40 degrees, above and below.
 
     The defaults are those of the default rig, which holds every normalised object in any rotation.

@@ -11,12 +11,13 @@ import pytest
 import trimesh
 
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.splits import Split, split_of
 
 # Objects of the tree per split; the names are made up until the hash has given each split its share.
 COUNTS: dict[Split, int] = {"train": 5, "val": 2, "test": 3}
 # A rig as small as the code allows to be tested with: two orbits, more than one view to skip, marker always in sight.
-RIG = {"image_size": 48, "orbits": 2, "orbit_views": 4, "elevation_deg": (10.0, 40.0), "supersampling": 1}
+RIG = OrbitRig(image_size=48, orbits=2, views=4, elevation_deg=(10.0, 40.0), supersampling=1)
 
 
 @dataclass(frozen=True)
@@ -109,5 +110,5 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 def cache_dir(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The rendered cache of `tree`; tests must not write into it."""
     folder = tmp_path_factory.mktemp("cache")
-    ObjaverseDataModule(root=tree.root, cache_dir=folder, render_workers=1, **RIG).prepare_data()
+    ObjaverseDataModule(root=tree.root, cache_dir=folder, render_workers=1, rig=RIG).prepare_data()
     return folder

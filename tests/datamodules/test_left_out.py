@@ -16,6 +16,7 @@ from ouroboros3d.cli import main
 from ouroboros3d.datamodules.left_out import Ledger, LeftOut, say_left_out
 from ouroboros3d.datamodules.loaders import ResumableLoader
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.splits import Split, split_of
 
@@ -46,7 +47,7 @@ def cut(root: Path, uid: str, view: int = 3) -> Path:
 
 
 def opened(root: Path, stage: str = "fit", **changes: object) -> ObjaverseDataModule:
-    options = {"image_size": 16, "num_views": 4, "num_target_views": 2, "batch_size": 1, "samples_per_object": 4}
+    options = {"rig": OrbitRig(16), "num_views": 4, "num_target_views": 2, "batch_size": 1, "samples_per_object": 4}
     data = ObjaverseDataModule(root=root, **{**options, **changes})
     data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     data.trainer.state.fn = TrainerFn.TESTING if stage == "test" else TrainerFn.FITTING

@@ -21,7 +21,7 @@ from ouroboros3d.files import default_cache_dir
 
 
 def module(tree: Tree, cache_dir: Path, **changes: object) -> ObjaverseDataModule:
-    options = {"num_views": 2, "num_target_views": 3, "batch_size": 2, "samples_per_object": 2, **RIG, **changes}
+    options = {"num_views": 2, "num_target_views": 3, "batch_size": 2, "samples_per_object": 2, "rig": RIG, **changes}
     return ObjaverseDataModule(root=tree.root, cache_dir=cache_dir, **options)
 
 
@@ -256,13 +256,8 @@ def test_selection(tree: Tree, cache_dir: Path, tmp_path: Path) -> None:
         ({"num_views": 3}, r"num_views: expected a divisor of the orbit's 4 views, got 3; try one of \[1, 2, 4\]"),
         ({"num_views": 0}, "num_views"),
         ({"num_target_views": 7}, r"num_target_views: expected 0 to 6 .* got 7"),
-        ({"image_size": 0}, "image_size: expected at least 1, got 0"),
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
         ({"max_objects": 0}, "max_objects"),
-        ({"fov_deg": 0.69}, "fov_deg: expected degrees .* radians"),
-        ({"elevation_deg": (30.0, -5.0)}, "elevation_deg"),
-        ({"radius": 0.0}, "radius"),
-        ({"light": 2.0}, "light"),
         ({"input_radius": 0.0}, "input_radius"),
         ({"views_per_object": 0}, "views_per_object"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "val_fraction, test_fraction"),

@@ -40,7 +40,7 @@ def fetched(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def module(cache_dir: Path, **changes: object) -> ObjaverseDataModule:
-    return ObjaverseDataModule(download=True, cache_dir=cache_dir, num_views=2, **RIG, **changes)
+    return ObjaverseDataModule(download=True, cache_dir=cache_dir, num_views=2, rig=RIG, **changes)
 
 
 def test_chosen_objects_are_fetched_once_and_an_interrupted_download_goes_on(

@@ -19,7 +19,7 @@ def test_predict_keeps_the_cameras_of_training(input_radius: str, expected: floa
     image.save(tmp_path / "cup.png")
     of_training = [
         "--data=ouroboros3d.datamodules.objaverse.ObjaverseDataModule",
-        *("--data.image_size=16", "--data.num_views=2", "--data.radius=2.0", "--data.fov_deg=35"),
+        *("--data.rig.image_size=16", "--data.num_views=2", "--data.rig.radius=2.0", "--data.rig.fov_deg=35"),
         f"--data.input_radius={input_radius}",
     ]
     parser = LightningArgumentParser()

@@ -21,6 +21,7 @@ from ouroboros3d.cameras import Cameras
 from ouroboros3d.cli import main
 from ouroboros3d.datamodules.datasets import Draw, Sample, collate
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.splits import Split, split_of
 from ouroboros3d.datamodules.views import resized, solid_colour, spread
 
@@ -29,7 +30,7 @@ PUBLISHED = ROOT / "tests/fixtures/published/dataset_cameras.npz"
 
 
 def module(root: Path, **changes: object) -> ObjaverseDataModule:
-    options = {"image_size": 32, "num_views": 4, "num_target_views": 2, "batch_size": 1, "assume_rig": True}
+    options = {"rig": OrbitRig(32), "num_views": 4, "num_target_views": 2, "batch_size": 1, "assume_rig": True}
     return ObjaverseDataModule(root=root, **{**options, **changes})
 
 
@@ -48,7 +49,7 @@ def named(split: Split) -> str:
 def test_every_layout_makes_batches_whose_markers_are_where_the_cameras_say(tmp_path: Path, layout: str) -> None:
     _, uid, write = LAYOUTS[layout]
     write(tmp_path, uid)
-    data = ready(tmp_path, "test", image_size=64, val_fraction=0.0, test_fraction=0.99)
+    data = ready(tmp_path, "test", rig=OrbitRig(64), val_fraction=0.0, test_fraction=0.99)
     batch = next(iter(data.test_dataloader())).validate()
     assert batch.uids == (uid,)
     first = batch.cameras[0, 0]
@@ -192,7 +193,7 @@ def test_published_views_and_cameras_are_those_of_the_published_loader(tmp_path:
         location["frames"][0]["name"] = f"render_{index:04d}.png"
         Image.fromarray(pixels).save(folder / f"render_{index:04d}.png")
     (folder / "meta.json").write_text(json.dumps(meta))
-    options = {"num_views": 8, "image_size": 8, "view_selection": "published", "background": "grey"}
+    options = {"num_views": 8, "rig": OrbitRig(8), "view_selection": "published", "background": "grey"}
     data = ready(tmp_path, "test", **options)
     dataset = data.test_dataloader().dataset.dataset
     cameras = dataset.views.cameras(uid)
@@ -219,12 +220,12 @@ def test_published_selection_needs_its_orbit(tmp_path: Path) -> None:
     writers.official(tmp_path, uid, ORBIT[:8])
     with pytest.raises(ValueError, match="view_selection: published takes 8 views, got num_views 4"):
         module(tmp_path, view_selection="published")
-    with pytest.raises(ValueError, match="orbits of 16, got orbit_views 8"):
+    with pytest.raises(ValueError, match=r"orbits of 16, got rig\.views 8"):
         ObjaverseDataModule(view_selection="published", num_views=8)
     data = ready(tmp_path, view_selection="published", num_views=8, num_target_views=0)
     with pytest.raises(ValueError, match=rf"{uid}: view_selection=published expects orbits of 16 views, got \[8\]"):
         next(iter(data.train_dataloader()))
-    assert ObjaverseDataModule(view_selection="published", num_views=8, orbit_views=16).num_views == 8
+    assert ObjaverseDataModule(view_selection="published", num_views=8, rig=OrbitRig(views=16)).num_views == 8
 
 
 def test_lists_decide_splits_and_a_hash_all_others(tmp_path: Path) -> None:
@@ -245,14 +246,14 @@ def test_a_copied_cache_is_a_tree_of_its_own(
 ) -> None:
     """Rendered on one machine, trained and tested on another that has no mesh files: the same batches."""
     options = {"num_views": 2, "num_target_views": 3, "batch_size": 2, "samples_per_object": 2}
-    rendered = ObjaverseDataModule(root=tree.root, cache_dir=cache_dir, **options, **RENDERED)
+    rendered = ObjaverseDataModule(root=tree.root, cache_dir=cache_dir, **options, rig=RENDERED)
     rendered.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     rendered.trainer.state.fn = TrainerFn.TESTING
     rendered.surface_points = 500
     rendered.prepare_data()
     (folder,) = cache_dir.glob("48px-*")
     shutil.copytree(folder, tmp_path / "copy")
-    copied = ObjaverseDataModule(root=tmp_path / "copy", image_size=48, surface_points=500, **options)
+    copied = ObjaverseDataModule(root=tmp_path / "copy", rig=OrbitRig(48), surface_points=500, **options)
     copied.trainer = rendered.trainer
     for data in (rendered, copied):
         data.setup("fit")

@@ -21,6 +21,7 @@ from torch.testing import assert_close
 from ouroboros3d.cli import main
 from ouroboros3d.datamodules.left_out import Ledger
 from ouroboros3d.datamodules.objaverse import BUNDLED, ObjaverseDataModule
+from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedReader
@@ -41,7 +42,7 @@ HELD_OUT = next(uid for uid in uids("test") if {split_of(f"{tree}--{uid}") for t
 
 def module(*roots: Path, **changes: object) -> ObjaverseDataModule:
     options = {"num_views": 2, "num_target_views": 1, "batch_size": 1, "samples_per_object": 1, "render_workers": 1}
-    return ObjaverseDataModule(root=list(roots), **{**options, **RIG, **changes})
+    return ObjaverseDataModule(root=list(roots), **{**options, "rig": RIG, **changes})
 
 
 def ready(*roots: Path, stage: str = "fit", **changes: object) -> ObjaverseDataModule:
@@ -147,7 +148,7 @@ def test_a_tree_renders_alone_what_it_does_not_share(one: Path, two: Path, cache
 
 
 def test_a_list_of_one_tree_is_that_tree(tree: Tree, cache_dir: Path) -> None:
-    options = {"num_views": 2, "num_target_views": 1, "batch_size": 2, "cache_dir": cache_dir, **RIG}
+    options = {"num_views": 2, "num_target_views": 1, "batch_size": 2, "cache_dir": cache_dir, "rig": RIG}
     listed, alone = (ObjaverseDataModule(root=root, **options) for root in ([tree.root], tree.root))
     for data in (listed, alone):
         data.setup("fit")
@@ -225,7 +226,7 @@ def test_a_drawn_object_that_cannot_be_read_is_listed_in_its_own_tree(tmp_path: 
     roots = [tmp_path / "a", tmp_path / "b"]
     for root in roots:
         writers.official(root, ALONE, ORBIT[:8])
-    options = {"cache_dir": tmp_path / "cache", "image_size": 16}
+    options = {"cache_dir": tmp_path / "cache", "rig": OrbitRig(16)}
     data = ready(*roots, **options)
     for view in (roots[1] / ALONE).glob("*.webp"):
         view.write_bytes(view.read_bytes()[:100])
@@ -245,7 +246,7 @@ def test_a_failed_check_counts_where_the_tree_is_used(tmp_path: Path) -> None:
     assert isinstance(tree, PosedReader)
     failed = Verdict(str(roots[1]), tree.name, "2026-01-02T03:04", ("cameras are mirrored",), "report.html")
     write_verdict(failed, tree, tmp_path / "cache")
-    options = {"cache_dir": tmp_path / "cache", "image_size": 16}
+    options = {"cache_dir": tmp_path / "cache", "rig": OrbitRig(16)}
     with pytest.raises(ValueError, match=f"got {roots[1]}, which failed on 2026-01-02: cameras are mirrored"):
         ready(*roots, **options)
     ready(*roots, ignore_check=True, **options)

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ouroboros3d.cameras import Cameras
+from ouroboros3d.cameras import ORBIT_FOV_DEG, ORBIT_RADIUS, Cameras
 from ouroboros3d.datamodules.splits import hashed_uniform
 
 
@@ -17,7 +17,7 @@ class OrbitRig:
         views: views per orbit, evenly spread over 360 degrees.
         elevation_deg: lowest and highest elevation in degrees; the orbits' elevations are spread over this range.
         radius: distance of the cameras from the object's centre, scene units.
-        fov_deg: the whole field of view in degrees. At radius 1.7417, 39.598 just holds every normalised object.
+        fov_deg: the whole field of view in degrees.
         supersampling: rays per pixel along each axis.
         light: strength of the light from the camera in [0, 1]; 0 shows the unlit base colour.
         seed: draws the elevations and start azimuths, together with the uid.
@@ -27,8 +27,8 @@ class OrbitRig:
     orbits: int = 4
     views: int = 8
     elevation_deg: tuple[float, float] = (-5.0, 30.0)
-    radius: float = 1.7417
-    fov_deg: float = 39.598
+    radius: float = ORBIT_RADIUS
+    fov_deg: float = ORBIT_FOV_DEG
     supersampling: int = 2
     light: float = 0.0
     seed: int = 0

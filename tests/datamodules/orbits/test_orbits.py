@@ -31,6 +31,22 @@ def written(tmp_path: Path) -> tuple[Path, torch.Tensor, OrbitRig]:
     return folder, rgba, rig
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 0}, "image_size: expected at least 1, got 0"),
+        ({"views": 0}, "views: expected at least 1, got 0"),
+        ({"fov_deg": 0.69}, "fov_deg: expected degrees .* radians"),
+        ({"elevation_deg": (30.0, -5.0)}, "elevation_deg"),
+        ({"radius": 0.0}, "radius"),
+        ({"light": 2.0}, "light"),
+    ],
+)
+def test_impossible_rigs(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OrbitRig(**changes)
+
+
 def test_round_trip_is_lossless(written: tuple[Path, torch.Tensor, OrbitRig]) -> None:
     folder, rgba, rig = written
     views, read = read_orbit(folder)

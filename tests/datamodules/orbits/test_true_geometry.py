@@ -27,7 +27,7 @@ def prepared(
 ) -> ObjaverseDataModule:
     """The data of a `test`, as Lightning prepares it."""
     data = ObjaverseDataModule(
-        root=tree.root, cache_dir=cache_dir, num_views=2, num_target_views=3, surface_points=points, **RIG
+        root=tree.root, cache_dir=cache_dir, num_views=2, num_target_views=3, surface_points=points, rig=RIG
     )
     data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     data.trainer.state.fn = fn
@@ -106,7 +106,7 @@ def test_only_a_test_writes_and_waits_for_it(tree: Tree, tmp_path: Path) -> None
 def test_an_object_without_geometry_is_left_out_with_the_reason(tree: Tree, tmp_path: Path) -> None:
     prepared(tree, tmp_path)
     data = ObjaverseDataModule(
-        root=tree.root, cache_dir=tmp_path, num_views=2, num_target_views=3, surface_points=POINTS, **RIG
+        root=tree.root, cache_dir=tmp_path, num_views=2, num_target_views=3, surface_points=POINTS, rig=RIG
     )
     data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     data.trainer.state.fn = TrainerFn.TESTING

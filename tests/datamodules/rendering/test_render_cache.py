@@ -33,18 +33,8 @@ cache.render(ObjaverseReader(Path(sys.argv[1])).select(), workers=1, timeout_s=6
 """
 
 
-def rig() -> OrbitRig:
-    return OrbitRig(
-        image_size=RIG["image_size"],
-        orbits=RIG["orbits"],
-        views=RIG["orbit_views"],
-        elevation_deg=RIG["elevation_deg"],
-        supersampling=RIG["supersampling"],
-    )
-
-
 def fill_in_another_process(tree: Tree, cache_dir: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", FILL, str(tree.root), str(cache_dir), json.dumps(rig().as_dict())]
+    command = [sys.executable, "-c", FILL, str(tree.root), str(cache_dir), json.dumps(RIG.as_dict())]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
@@ -64,12 +54,12 @@ def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool
 
 
 def module(tree: Tree, cache_dir: Path, **changes: object) -> ObjaverseDataModule:
-    return ObjaverseDataModule(root=tree.root, cache_dir=cache_dir, render_workers=1, num_views=2, **RIG, **changes)
+    return ObjaverseDataModule(root=tree.root, cache_dir=cache_dir, render_workers=1, num_views=2, rig=RIG, **changes)
 
 
 def test_second_run_renders_nothing(tree: Tree, cache_dir: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in cache_dir.rglob("*") if path.is_file()}
-    RenderCache(cache_dir, rig()).render(ObjaverseReader(tree.root).select(), workers=1, timeout_s=60)
+    RenderCache(cache_dir, RIG).render(ObjaverseReader(tree.root).select(), workers=1, timeout_s=60)
     after = {path: path.stat().st_mtime_ns for path in cache_dir.rglob("*") if path.is_file()}
     assert before == after
 
@@ -118,7 +108,7 @@ def test_what_a_killed_process_leaves_is_completed(tree: Tree, cache_dir: Path, 
     for part in (abandoned, living):  # inside an orbit
         part.mkdir()
     os.utime(abandoned, (0, 0))
-    RenderCache(copy, rig()).render(ObjaverseReader(tree.root).select(), workers=1, timeout_s=60)
+    RenderCache(copy, RIG).render(ObjaverseReader(tree.root).select(), workers=1, timeout_s=60)
     assert equal(orbits(copy), orbits(cache_dir))
     assert sorted(name for names in read_splits(folder).values() for name in names) == sorted(orbits(copy))
     assert not abandoned.exists()
@@ -169,7 +159,7 @@ def test_too_slow_and_crashing_objects_are_named(tmp_path: Path, tree: Tree) -> 
     def job(timeout_s: float) -> RenderJob:
         folder = tmp_path / "out"
         folder.mkdir(exist_ok=True)
-        return RenderJob(asset.uid, str(asset.path), "0", "cc0", "", str(folder), rig().as_dict(), timeout_s)
+        return RenderJob(asset.uid, str(asset.path), "0", "cc0", "", str(folder), RIG.as_dict(), timeout_s)
 
     worker = RenderProcess()
     try:

@@ -100,7 +100,7 @@ def test_our_reader_finds_what_the_folders_held(folders: Path, shards: Path) -> 
 
 def test_batches_from_shards_are_those_from_folders(folders: Path, shards: Path) -> None:
     def batch(root: Path) -> torch.Tensor:
-        data = ObjaverseDataModule(root=root, image_size=32, num_views=2, batch_size=2)
+        data = ObjaverseDataModule(root=root, rig=OrbitRig(32), num_views=2, batch_size=2)
         data.prepare_data()
         data.setup("fit")
         return next(iter(data.train_dataloader())).images_01
