@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ouroboros3d.cli import main as ouroboros3d
-from ouroboros3d.datamodules.objaverse import BUNDLED
+from ouroboros3d.datamodules.selection import BUNDLED
 
 PLANT = "bfaab4e6f0f0fb2552861d285572bdd4"  # "Little plant" by Rameshrj, CC-0, a test object
 SIZE = 512

@@ -34,7 +34,6 @@ from typing import Any
 
 from PIL import Image
 
-from ouroboros3d.datamodules.objaverse import BUNDLED
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
@@ -42,6 +41,7 @@ from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.rendering.folder import RenderFolder
 from ouroboros3d.datamodules.rendering.jobs import RenderJob, RenderResult
 from ouroboros3d.datamodules.rendering.process import RenderProcess
+from ouroboros3d.datamodules.selection import BUNDLED
 
 MAX_SOURCE_BYTES = 2**20  # larger objects are left out: what is tested does not depend on their size
 PATIENCE_S = 120.0  # that a worker may take to start again, on a busy machine

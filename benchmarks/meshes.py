@@ -18,8 +18,8 @@ import torch
 from ouroboros3d.callbacks.statistics import peak_memory_mib
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.meshes.glb import load_glb
-from ouroboros3d.datamodules.objaverse import BUNDLED
 from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
+from ouroboros3d.datamodules.selection import BUNDLED
 from ouroboros3d.renderers.meshes import MeshRenderer
 
 

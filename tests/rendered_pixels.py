@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ouroboros3d.datamodules.objaverse import BUNDLED
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.rendering.jobs import RENDERER_VERSION, RenderJob
 from ouroboros3d.datamodules.rendering.worker import render_object
+from ouroboros3d.datamodules.selection import BUNDLED
 
 UID = "8fe01e8ac03499131b8f32d7a5edc5b8"  # 498 faces of plain and of textured materials
 PICTURE = Path(__file__).parent / "fixtures" / f"renderer_version_{RENDERER_VERSION}.png"

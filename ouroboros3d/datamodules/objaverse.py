@@ -1,8 +1,6 @@
 """`ObjaverseDataModule`: from trees of meshes and of posed renders to multi-view batches."""
 
 import hashlib
-import logging
-from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,17 +22,13 @@ from ouroboros3d.datamodules.posed_renders import PosedRenders
 from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
-from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.rendered_meshes import RenderedMeshes
+from ouroboros3d.datamodules.selection import BUNDLED, Selection, trees_of
 from ouroboros3d.datamodules.several_trees import SeveralTrees
 from ouroboros3d.datamodules.sources import Source
-from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
+from ouroboros3d.datamodules.splits import SPLITS, Split
 from ouroboros3d.datamodules.views import Background, ObjectViews
 from ouroboros3d.files import default_cache_dir, uncollected
-
-log = logging.getLogger(__name__)
-
-BUNDLED = Path(__file__).parent / "bundled"
 
 
 class ObjaverseDataModule(LightningDataModule):
@@ -119,16 +113,10 @@ class ObjaverseDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not (val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1):
-            raise ValueError(
-                f"val_fraction, test_fraction: expected shares >= 0 with a sum below 1, got {val_fraction:g} and "
-                f"{test_fraction:g}."
-            )
         for name, value in {
             "batch_size": batch_size,
             "samples_per_object": samples_per_object,
             "render_workers": render_workers,
-            "max_objects": 1 if max_objects is None else max_objects,
             "views_per_object": 1 if views_per_object is None else views_per_object,
             "num_views": num_views,
         }.items():
@@ -148,18 +136,22 @@ class ObjaverseDataModule(LightningDataModule):
                 "download: expected categories, uids or max_objects, got none of them: all of Objaverse is 800,000 "
                 "objects and 9 TB."
             )
-        self.roots = [download_root()] if download else _roots(root)
+        self.roots = [download_root()] if download else trees_of(root)
         self.download = download
         self.reader: ReaderName | None = reader
         self.views_per_object = views_per_object
         self.rig = rig
         self.assume_rig = assume_rig
         self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
-        self.categories = categories
-        self.uids = uids
-        self.skip_uids = skip_uids
-        self.test_uids = test_uids
-        self.max_objects = max_objects
+        self.selection = Selection(
+            categories=categories,
+            uids=uids,
+            skip_uids=skip_uids,
+            test_uids=test_uids,
+            max_objects=max_objects,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+        )
         self.num_views = num_views
         self.num_target_views = num_target_views
         self.input_radius = input_radius
@@ -169,7 +161,6 @@ class ObjaverseDataModule(LightningDataModule):
         self.samples_per_object = samples_per_object
         self.augmentation = augmentation
         self.background: Background = background
-        self.fractions = (val_fraction, test_fraction)
         self.test_split: Split = test_split
         self.surface_points = surface_points
         self.render_workers = render_workers
@@ -216,45 +207,7 @@ class ObjaverseDataModule(LightningDataModule):
         Raises:
             ValueError: an unknown category or uid, a broken list, or nothing left.
         """
-        chosen = self.source.select(self.categories, read_uids("uids", self.uids))
-        listed = self.source.listed_splits()
-        of_split: dict[Split, list[str]] = {split: [] for split in SPLITS}
-        skipped = self._named_to_skip
-        for name in chosen:
-            uid = self.source.uid(name)
-            if name not in skipped and uid not in skipped:
-                of_split[listed.get(uid) or split_of(uid, *self.fractions)].append(name)
-        if (tested := read_uids("test_uids", self.test_uids)) is not None:
-            of_split["test"] = self._among(set(tested), of_split["test"])
-        return {split: names[: self.max_objects] for split, names in of_split.items()}
-
-    def _among(self, uids: set[str], names: list[str]) -> list[str]:
-        """The test objects of these names that are among the uids.
-
-        Raises:
-            ValueError: a uid that is no test object, so perhaps one that is trained on.
-        """
-        chosen = [name for name in names if name in uids or self.source.uid(name) in uids]
-        if unknown := sorted(uids.difference(chosen, map(self.source.uid, chosen))):
-            raise ValueError(
-                f"test_uids: expected test objects of {self.source.where}, got {len(unknown)} others of {len(uids)}, "
-                f"{', '.join(map(repr, unknown[:3]))}; take them off the list, or test the trees that it was made for."
-            )
-        return chosen
-
-    @cached_property
-    def _named_to_skip(self) -> frozenset[str]:
-        named = frozenset(read_uids("skip_uids", self.skip_uids) or ())
-        if unknown := sorted(named.difference(self.source.known) if named else ()):
-            log.warning(
-                "skip_uids: %d of %d names are no objects of %s: %s%s",
-                len(unknown),
-                len(named),
-                self.source.where,
-                ", ".join(map(repr, unknown[:3])),
-                " ..." if len(unknown) > 3 else "",
-            )
-        return named
+        return self.selection.of(self.source)
 
     def assets(self) -> dict[Split, list[Asset]]:
         """The selected meshes of each split, sorted by uid in each tree; none of a tree of posed renders.
@@ -411,21 +364,3 @@ class ObjaverseDataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=partial(collate, num_views=self.num_views, input_radius=self.input_radius),
         )
-
-
-def _roots(root: list[Path] | Path | None) -> list[Path]:
-    """The trees that a root names, each once."""
-    given = [BUNDLED] if root is None else [Path(one) for one in root] if isinstance(root, list) else [Path(root)]
-    if not given:
-        raise ValueError("root: expected at least one tree, got an empty list; leave root out for the bundled objects.")
-    bundled = Path("bundled")
-    if bundled in given and bundled.exists():
-        raise ValueError(
-            "root: expected bundled to name the objects that come with the package, got a folder of this name beside "
-            f"them; write {bundled.resolve()} for the folder, or work elsewhere."
-        )
-    roots = [BUNDLED if one == bundled else one for one in given]
-    twice = [one for one, count in Counter(one.resolve() for one in roots).items() if count > 1]
-    if twice:
-        raise ValueError(f"root: expected each tree once, got {twice[0]} twice.")
-    return roots

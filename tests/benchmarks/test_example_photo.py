@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ouroboros3d.datamodules.objaverse import BUNDLED
 from ouroboros3d.datamodules.photo_framing import load_photo
+from ouroboros3d.datamodules.selection import BUNDLED
 
 ROOT = Path(__file__).parents[2]
 

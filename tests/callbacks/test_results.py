@@ -18,7 +18,7 @@ from processes import Command, ranks
 
 from ouroboros3d.callbacks.results import ResultsWriter, _means, results_table
 from ouroboros3d.cli import main
-from ouroboros3d.datamodules.objaverse import BUNDLED
+from ouroboros3d.datamodules.selection import BUNDLED
 from ouroboros3d.datamodules.splits import split_of
 from ouroboros3d.gaussians import load_ply
 from ouroboros3d.metrics.directions import higher_is_better

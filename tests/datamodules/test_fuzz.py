@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from damage import fuzz
 
-from ouroboros3d.datamodules.objaverse import BUNDLED
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.rendering.folder import RenderFolder
+from ouroboros3d.datamodules.selection import BUNDLED
 
 SOURCES = sorted(BUNDLED.rglob("*.glb"))
 

@@ -20,11 +20,12 @@ from torch.testing import assert_close
 
 from ouroboros3d.cli import main
 from ouroboros3d.datamodules.left_out import Ledger
-from ouroboros3d.datamodules.objaverse import BUNDLED, ObjaverseDataModule
+from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedReader
+from ouroboros3d.datamodules.selection import BUNDLED
 from ouroboros3d.datamodules.splits import SPLITS, Split, split_of
 from ouroboros3d.datamodules.verdicts import Verdict, write_verdict
 

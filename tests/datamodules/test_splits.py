@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from ouroboros3d.datamodules.meshes.glb import load_glb
-from ouroboros3d.datamodules.objaverse import BUNDLED
 from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
+from ouroboros3d.datamodules.selection import BUNDLED
 from ouroboros3d.datamodules.splits import (
     SPLITS,
     hashed_integer,

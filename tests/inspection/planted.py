@@ -15,7 +15,7 @@ from PIL import Image
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.meshes.glb import load_glb
-from ouroboros3d.datamodules.objaverse import BUNDLED
+from ouroboros3d.datamodules.selection import BUNDLED
 from ouroboros3d.renderers.meshes import MeshRenderer
 
 SIZE = 64

@@ -210,7 +210,7 @@ def test_degrees_for_radians_are_named(odd: list[Posed], tmp_path: Path) -> None
 def test_a_tree_of_meshes_is_counted_and_broken_files_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ouroboros3d.datamodules.objaverse import BUNDLED
+    from ouroboros3d.datamodules.selection import BUNDLED
 
     (tmp_path / "meshes").mkdir()
     (source,) = BUNDLED.glob("glbs/*/1ca722*.glb")

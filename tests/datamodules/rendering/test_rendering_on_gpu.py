@@ -53,8 +53,8 @@ def test_an_object_that_wants_too_much_memory_is_listed_and_the_next_one_rendere
 
 
 def test_a_mesh_with_textures_is_rendered_on_the_gpu_in_this_process(tmp_path: Path) -> None:
-    from ouroboros3d.datamodules.objaverse import BUNDLED
     from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
+    from ouroboros3d.datamodules.selection import BUNDLED
 
     asset = ObjaverseReader(BUNDLED).select()[0]
     rig = OrbitRig(32, 1, 2).as_dict()
