@@ -24,8 +24,7 @@ def brought_up_to_date(config: dict[str, Any]) -> dict[str, Any]:
         config: `model`, `data` and the rest, or a part of them.
     """
     data = config.get("data")
-    arguments = data.get("init_args") if isinstance(data, dict) else None
-    if not isinstance(arguments, dict):
+    if not isinstance(data, dict) or not isinstance(arguments := data.get("init_args"), dict):
         return config
     # A photo's elevation was never the rig's: it is one number there, a range here.
     moved = [
@@ -48,4 +47,5 @@ def text_up_to_date(content: str) -> str:
         return content
     if not isinstance(config, dict) or (today := brought_up_to_date(config)) is config:
         return content
-    return yaml.safe_dump(today, sort_keys=False)
+    text: str = yaml.safe_dump(today, sort_keys=False)
+    return text

@@ -93,6 +93,7 @@ class PosedReader(TreeReader):
         views_per_object: how many views each object has at least; None for the number that the format promises.
     """
 
+    at_least: int
     promised_views: ClassVar[int] = 1
     stored_poses: ClassVar[Convention | None] = None  # docs/formats.md, section 1.2; None: in no file
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped] # it ships no types
 
 from ouroboros3d.cameras import Cameras
+from ouroboros3d.datamodules.readers.poses import Convention
 from ouroboros3d.inspection.camera_checks.conventions import (
-    Convention,
     Hypothesis,
     at_radii,
     focal,
