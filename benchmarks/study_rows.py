@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ouroboros3d.comparison.runs import Run, read_run
 from ouroboros3d.datamodules.readers.detection import open_tree
-from ouroboros3d.files import replace_text
+from ouroboros3d.files import atomic_write_text
 
 KEYS = ("variant", "training_seed", "sampling_seed", "tree", "uid")
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"study_rows: {error}")
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    replace_text(options.out, text.getvalue())
+    atomic_write_text(options.out, text.getvalue())
     print(f"{options.out}: {len(rows) - 1} rows of {len(options.runs)} runs")
 
 

@@ -24,7 +24,7 @@ from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost_a_process
 from ouroboros3d.callbacks.results import ResultsWriter
 from ouroboros3d.earlier_configurations import text_up_to_date
-from ouroboros3d.files import remove_parts, sha256_of, whole
+from ouroboros3d.files import atomic_write, remove_parts, sha256_of
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.weights import (
     SHIPPED,
@@ -78,7 +78,7 @@ class WholeConfig(SaveConfigCallback):
         """Write it under another name first."""
         folder = _folder(self.config)
         folder.mkdir(parents=True, exist_ok=True)
-        with whole(folder / "config.yaml") as part:
+        with atomic_write(folder / "config.yaml") as part:
             self.parser.save(self.config, part, skip_none=False, overwrite=True, multifile=False)
         reports = pl_module.weights_report if isinstance(pl_module, ImageTo3D) else {}
         if reports:

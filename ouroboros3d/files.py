@@ -13,7 +13,7 @@ from typing import IO
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path to write to in place of `path`, which it becomes when the block ends well.
 
     Every reader sees the old file or the new one; a writer that is killed, or a machine that loses its power, leaves
@@ -30,7 +30,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A new folder in place of `path`, which it becomes when the block ends well; `path` is absent or empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -46,7 +46,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what writers that were killed left of `whole` in a folder that nobody writes to now."""
+    """Remove what writers that were killed left of `atomic_write` in a folder that nobody writes to now."""
     for part in folder.glob(".*.part"):
         part.unlink()
 
@@ -60,9 +60,9 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_text(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text)
 
 
@@ -103,7 +103,7 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Pause the garbage collector where many objects are made that stay: it would walk all there are over and over."""
     enabled = gc.isenabled()
     gc.disable()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ouroboros3d.files import whole
+from ouroboros3d.files import atomic_write
 
 _SH_DEGREE_0 = 0.28209479177387814  # the constant spherical harmonic, sqrt(1 / (4 pi))
 
@@ -188,7 +188,7 @@ def save_ply(
     header += [f"comment {line}" for line in comments]
     header += [f"element vertex {means.shape[0]}", *(f"property float {name}" for name in columns), "end_header"]
     table = torch.stack(list(columns.values()), dim=-1).numpy().astype("<f4")
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(("\n".join(header) + "\n").encode() + table.tobytes())
     return gaussians.shape[1] - means.shape[0]
 

@@ -26,7 +26,7 @@ from ouroboros3d.experiment import Loaded, load
 from ouroboros3d.export import OuroborosPipeline
 from ouroboros3d.export.card import model_card
 from ouroboros3d.export.command import to_pipeline
-from ouroboros3d.files import sha256_of, whole_folder
+from ouroboros3d.files import atomic_folder, sha256_of
 from ouroboros3d.gaussians import load_ply, save_ply
 from ouroboros3d.lightning_modules.recursive import Recursive
 from ouroboros3d.networks.codecs import PixelCodec
@@ -369,7 +369,7 @@ def test_a_full_disk_gets_one_line_and_leaves_nothing(here: Path, capsys: pytest
 
 def kill_inside(folder: Path) -> None:
     """End like `kill -9` when a part of a folder is written."""
-    with whole_folder(folder) as part:
+    with atomic_folder(folder) as part:
         (part / "unet").mkdir()
         (part / "unet" / "weights").write_text("some")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -381,7 +381,7 @@ def test_a_killed_export_leaves_no_folder_under_its_name(tmp_path: Path) -> None
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == [f".export.{killed.pid}.part"]
-    with whole_folder(tmp_path / "export") as part:  # what was left is in nobody's way
+    with atomic_folder(tmp_path / "export") as part:  # what was left is in nobody's way
         (part / "weights").write_text("all")
     assert (tmp_path / "export" / "weights").read_text() == "all"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ouroboros3d.files import lock, replace_text
+from ouroboros3d.files import atomic_write_text, lock
 
 STATES = ("pending", "running", "interrupted", "done", "failed")
 
@@ -63,7 +63,7 @@ class Manifest:
 
     def save(self) -> None:
         """Write the manifest, whole or not at all."""
-        replace_text(self.path, json.dumps({"settings": self.settings, "tasks": self.tasks}, indent=2) + "\n")
+        atomic_write_text(self.path, json.dumps({"settings": self.settings, "tasks": self.tasks}, indent=2) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

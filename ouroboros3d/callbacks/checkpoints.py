@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils._pytree import tree_leaves
 
-from ouroboros3d.files import whole
+from ouroboros3d.files import atomic_write
 from ouroboros3d.lightning_modules.weights import checkpoint_file, read_checkpoint
 
 _log = logging.getLogger("ouroboros3d")
@@ -187,7 +187,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole(path) as part, part.open("wb") as file:
+            with atomic_write(path) as part, part.open("wb") as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
             reason = error if isinstance(error, OSError) else error.__context__  # torch raises while it leaves a file

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
-from ouroboros3d.files import lock, replace_text
+from ouroboros3d.files import atomic_write_text, lock
 
 
 class Journal:
@@ -59,7 +59,7 @@ class Journal:
     def restart(self, entries: list[dict[str, Any]]) -> None:
         """Put all entries of an interrupted test into one file and remove the others."""
         merged = self._path("kept")
-        replace_text(merged, "".join(f"{line}\n" for line in [self.identity, *map(json.dumps, entries)]))
+        atomic_write_text(merged, "".join(f"{line}\n" for line in [self.identity, *map(json.dumps, entries)]))
         for path in self._paths():
             if path != merged:
                 path.unlink()

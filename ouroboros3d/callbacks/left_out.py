@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ouroboros3d.batch import ListedData
-from ouroboros3d.files import whole
+from ouroboros3d.files import atomic_write
 
 
 class LeftOutObjects(Callback):
@@ -22,7 +22,7 @@ class LeftOutObjects(Callback):
             return
         folder = Path(trainer.log_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        with whole(folder / "left_out.csv") as part, part.open("w", newline="") as file:
+        with atomic_write(folder / "left_out.csv") as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["uid", "split", "found_by", "reason", "list"])
             writer.writeheader()
             writer.writerows(data.left_out_rows())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras
-from ouroboros3d.files import whole
+from ouroboros3d.files import atomic_write
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.lightning_modules.generation import Evaluation, Generation
 from ouroboros3d.renderers.gaussians import GaussianRenderer
@@ -76,7 +76,7 @@ def save_gif(frames: Tensor, path: Path, seconds: float = 3.0) -> None:
     """Write frames [F, 3, H, W] in [0, 1] as an endless GIF."""
     images = [to_image(frame) for frame in frames]
     duration = round(1000 * seconds / len(images))
-    with whole(path) as part:
+    with atomic_write(path) as part:
         images[0].save(part, format="GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
 
 

@@ -23,7 +23,7 @@ from ouroboros3d.callbacks.pictures import comparison_sheet, strip, to_image
 from ouroboros3d.callbacks.predictions import filter_comment
 from ouroboros3d.callbacks.protocol import VOLATILE, listed_data, protocol
 from ouroboros3d.callbacks.step_curves import StepCurves, mean_curves
-from ouroboros3d.files import replace_text, whole
+from ouroboros3d.files import atomic_write, atomic_write_text
 from ouroboros3d.gaussians import save_ply
 from ouroboros3d.lightning_modules.generation import Evaluation
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
@@ -231,7 +231,7 @@ class ResultsWriter(Callback):
             lines = ({name: _cell(value) for name, value in point.items()} for point in steps)
             _write_csv(curves, list(steps[0]), lines)
         # Last, because its presence says that the test is complete.
-        replace_text(self._folder / f"results{self._suffix}.json", json.dumps(summary, indent=2) + "\n")
+        atomic_write_text(self._folder / f"results{self._suffix}.json", json.dumps(summary, indent=2) + "\n")
 
 
 def results_table(method: str, means: dict[str, float], objects: int, failed: int, split: str) -> Table:
@@ -282,7 +282,7 @@ def _cell(value: object) -> object:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, object]]) -> None:
-    with whole(path) as part, part.open("w", newline="") as file:
+    with atomic_write(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

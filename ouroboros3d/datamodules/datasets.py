@@ -28,7 +28,7 @@ PUBLISHED_ORBIT, PUBLISHED_VIEWS = 16, (0, 2, 4, 6, 8, 10, 12, 15)
 GO_ON = "the same command, or fit --resume RUN, goes on without it, and check-data finds all such objects at once."
 
 
-class Draw(NamedTuple):
+class SampleKey(NamedTuple):
     """What a training sampler asks for: the dataset's object number `item`, for the `repeat`-th time in this epoch."""
 
     item: int
@@ -58,7 +58,7 @@ class Sample:
 class MultiviewDataset(Dataset[Sample]):
     """Samples of V views around an object and T novel views.
 
-    Indexed by `Draw` (training: random ring, input view, novel views, background) or by an integer (the one fixed
+    Indexed by `SampleKey` (training: random ring, input view, novel views, background) or by an integer (the one fixed
     sample of that object, whatever the seed).
 
     No object takes another's place. One that cannot be read is listed by its source: a fixed sample of it is left out,
@@ -103,7 +103,7 @@ class MultiviewDataset(Dataset[Sample]):
         """How many objects."""
         return len(self.uids)
 
-    def __getitem__(self, key: Draw | int) -> Sample | ValueError | OSError | None:  # type: ignore[override]  # for `collate`
+    def __getitem__(self, key: SampleKey | int) -> Sample | ValueError | OSError | None:  # type: ignore[override]  # for `collate`
         """One sample; None for a fixed one that cannot be read and was listed for it.
 
         Returns:
@@ -121,17 +121,17 @@ class MultiviewDataset(Dataset[Sample]):
                 raise
             return error
 
-    def _read(self, key: Draw | int) -> Sample | None:
-        uid = self.uids[key.item if isinstance(key, Draw) else key]
+    def _read(self, key: SampleKey | int) -> Sample | None:
+        uid = self.uids[key.item if isinstance(key, SampleKey) else key]
         try:
-            return self._random(uid, key) if isinstance(key, Draw) else self._fixed(uid)
+            return self._random(uid, key) if isinstance(key, SampleKey) else self._fixed(uid)
         except SampleError as error:
             listed = self.views.source.list_unreadable(uid, error)
-            if isinstance(key, Draw):
+            if isinstance(key, SampleKey):
                 raise SampleError(f"{error} It is listed in {listed}: {GO_ON}") from error
             return None
 
-    def _random(self, uid: str, draw: Draw) -> Sample:
+    def _random(self, uid: str, draw: SampleKey) -> Sample:
         rings, cameras = self._rings(uid), self.views.cameras(uid)
         # A stream of this sample's own; the order of the draws below is part of what a seed means.
         generator = torch.Generator().manual_seed(hashed_integer("sample", self.seed, draw.epoch, draw.repeat, uid))

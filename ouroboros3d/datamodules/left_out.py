@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.splits import Split
-from ouroboros3d.files import append_line, replace_text
+from ouroboros3d.files import append_line, atomic_write_text
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Ledger:
         if found or self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lines = (_line(uid, *one) for uid, one in found.items())
-            replace_text(self.path, "".join(f"{line}\n" for line in lines))
+            atomic_write_text(self.path, "".join(f"{line}\n" for line in lines))
 
     def retry(self, tree: PosedReader) -> None:
         """Forget the objects that could not be read and all of whose views can be by now."""

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ouroboros3d.batch import MultiviewBatch
-from ouroboros3d.datamodules.datasets import GO_ON, Draw, MultiviewDataset, Sample
+from ouroboros3d.datamodules.datasets import GO_ON, MultiviewDataset, Sample, SampleKey
 from ouroboros3d.datamodules.splits import hashed_integer
 
 
@@ -37,7 +37,7 @@ class DrawSampler(DistributedSampler[Sample]):
         self.total_size = self.num_samples * num_replicas
         self.start = 0
 
-    def __iter__(self) -> Iterator[Draw]:  # type: ignore[override]  # the base class yields plain integers
+    def __iter__(self) -> Iterator[SampleKey]:  # type: ignore[override]  # the base class yields plain integers
         """`len(self)` draws of this rank from number `start` on."""
         order_of: tuple[int, list[int]] = (-1, [])
         for number in range(self.start, self.start + self.num_samples):
@@ -46,7 +46,7 @@ class DrawSampler(DistributedSampler[Sample]):
             if order_of[0] != epoch:
                 order_of = (epoch, self._order(epoch))
             repeat, item = divmod(order_of[1][place], self.objects)
-            yield Draw(item, epoch, repeat)
+            yield SampleKey(item, epoch, repeat)
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(hashed_integer("order", self.seed, epoch))

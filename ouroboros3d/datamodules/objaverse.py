@@ -28,7 +28,7 @@ from ouroboros3d.datamodules.several_trees import SeveralTrees
 from ouroboros3d.datamodules.sources import Source
 from ouroboros3d.datamodules.splits import SPLITS, Split
 from ouroboros3d.datamodules.views import Background, ObjectViews
-from ouroboros3d.files import default_cache_dir, uncollected
+from ouroboros3d.files import default_cache_dir, gc_paused
 
 
 class ObjaverseDataModule(LightningDataModule):
@@ -232,7 +232,7 @@ class ObjaverseDataModule(LightningDataModule):
         testing = self.trainer is not None and self.trainer.state.fn == "test"
         return self.surface_points if testing else 0
 
-    @uncollected()
+    @gc_paused()
     def setup(self, stage: str) -> None:
         """Open the views for `fit`, `validate`, `test` or `predict`.
 

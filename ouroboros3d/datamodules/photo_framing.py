@@ -25,7 +25,7 @@ from ouroboros3d.datamodules.untrusted import (
     UntrustedError,
     open_image,
     read_regular,
-    refusing,
+    reraise_as,
 )
 from ouroboros3d.datamodules.views import Background, solid_colour
 
@@ -143,7 +143,7 @@ def _name(photo: Photo) -> str:
 def _read(photo: Photo) -> Image.Image:
     """The photo as RGB or RGBA of 8 bits, upright, at most `_WORK_SIZE` pixels long."""
     path = _path(photo)
-    with refusing(UntrustedError, f"{path}: expected a readable image"), _large_images():
+    with reraise_as(UntrustedError, f"{path}: expected a readable image"), _large_images():
         try:
             if isinstance(photo, Path):
                 image = open_image(read_regular(photo, MAX_ASSET_BYTES), MAX_PHOTO_SIDE, _FORMATS)
@@ -242,7 +242,7 @@ def _rembg() -> tuple[Any, Any]:
             "removal='border'."
         ) from error
     expected = "removal: expected rembg's u2net.onnx in its folder ($U2NET_HOME), or a connection to download it"
-    with refusing(UntrustedError, expected):
+    with reraise_as(UntrustedError, expected):
         return package, package.new_session("u2net")
 
 

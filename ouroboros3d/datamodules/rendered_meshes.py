@@ -11,7 +11,7 @@ from ouroboros3d.datamodules.left_out import LeftOut
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.orbits.true_geometry import TrueGeometry
 from ouroboros3d.datamodules.readers.errors import SampleError
-from ouroboros3d.datamodules.readers.meshes import Asset, MeshFile, MeshReader
+from ouroboros3d.datamodules.readers.meshes import Asset, MeshLocation, MeshReader
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.posed import PosedObject
 from ouroboros3d.datamodules.rendering.cache import RenderCache
@@ -100,11 +100,11 @@ class RenderedMeshes(OneTree):
             return assets
         return [replace(one, uid=name, own_uid=one.uid) for name, one in zip(names, assets, strict=True)]
 
-    def _files(self, names: Sequence[str]) -> list[MeshFile]:
+    def _files(self, names: Sequence[str]) -> list[MeshLocation]:
         files = self.tree.files([self.uid(name) for name in names])
         if self._uids is None:
             return files
-        return [MeshFile(name, file.path) for name, file in zip(names, files, strict=True)]
+        return [MeshLocation(name, file.path) for name, file in zip(names, files, strict=True)]
 
     def prepare(self, names: Sequence[str], tested: Sequence[str], surface_points: int) -> None:
         """Render what is not in the cache yet, with a progress bar.
@@ -116,7 +116,7 @@ class RenderedMeshes(OneTree):
         if surface_points:
             self._render(self.cache.complete(self._files(tested)), surface_points)
 
-    def _render(self, files: list[MeshFile], surface_points: int = 0) -> None:
+    def _render(self, files: list[MeshLocation], surface_points: int = 0) -> None:
         """Render what is missing; only of that, all that the tree knows is read."""
         missing = self.cache.missing(files, retry_failed=self._retry_failed, surface_points=surface_points)
         self.cache.render(
@@ -144,7 +144,7 @@ class RenderedMeshes(OneTree):
         return found
 
     def _not_rendered(
-        self, split: Split, files: Sequence[MeshFile], rendered: set[str], surface_points: int
+        self, split: Split, files: Sequence[MeshLocation], rendered: set[str], surface_points: int
     ) -> dict[str, LeftOut]:
         if surface_points:
             rendered = {name for name in rendered if self.cache.holds(name, surface_points)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ouroboros3d.datamodules.untrusted import listed_names
-from ouroboros3d.files import replace_text
+from ouroboros3d.files import atomic_write_text
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -44,7 +44,7 @@ def split_of(uid: str, val_fraction: float = 0.1, test_fraction: float = 0.15) -
 def write_splits(folder: Path, names: dict[Split, list[str]]) -> None:
     """Write `train.txt`, `val.txt` and `test.txt`, one name a line, sorted."""
     for split in SPLITS:
-        replace_text(folder / f"{split}.txt", "".join(f"{name}\n" for name in sorted(names[split])))
+        atomic_write_text(folder / f"{split}.txt", "".join(f"{name}\n" for name in sorted(names[split])))
 
 
 def read_splits(folder: Path) -> dict[Split, list[str]]:

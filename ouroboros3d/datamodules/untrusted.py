@@ -70,7 +70,7 @@ class MissingPackage(ValueError):
 
 
 @contextmanager
-def refusing(kind: type[UntrustedError], expected: str, remedy: str = "") -> Iterator[None]:
+def reraise_as(kind: type[UntrustedError], expected: str, remedy: str = "") -> Iterator[None]:
     """The one boundary to what others wrote: whatever goes wrong inside becomes an error of that kind.
 
     What the machine is to blame for does not: a run ends with it, and no file is put down as broken.

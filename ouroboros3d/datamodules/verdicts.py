@@ -8,7 +8,7 @@ from typing import Any
 
 from ouroboros3d.datamodules.readers.objaverse_rendering import ObjaverseRenderingReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
-from ouroboros3d.files import default_cache_dir, replace_text
+from ouroboros3d.files import atomic_write_text, default_cache_dir
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def write_verdict(verdict: Verdict, tree: PosedReader, cache_dir: Path) -> None:
     """Keep a verdict in place of an older one on the same tree."""
     path = verdict_path(tree, cache_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(asdict(verdict), indent=1))
+    atomic_write_text(path, json.dumps(asdict(verdict), indent=1))
 
 
 def read_verdict(tree: PosedReader, cache_dir: Path) -> Verdict | None:

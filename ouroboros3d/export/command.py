@@ -11,7 +11,7 @@ from ouroboros3d.arguments import OneLineParser
 from ouroboros3d.experiment import Loaded, load
 from ouroboros3d.export.card import model_card
 from ouroboros3d.export.pipeline import COMPONENTS, VARIANTS, OuroborosPipeline
-from ouroboros3d.files import whole_folder
+from ouroboros3d.files import atomic_folder
 from ouroboros3d.lightning_modules.weights import SHIPPED
 
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str], shipped: Path = SHIPPED) -> None:
     out = options.out or _own_folder(loaded)
     _refuse_taken(out)
     pipeline = to_pipeline(loaded, getattr(torch, options.dtype))
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         try:
             pipeline.save_pretrained(folder)
         except SafetensorError as error:  # how a full disk reads in its writer

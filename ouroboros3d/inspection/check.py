@@ -17,7 +17,7 @@ from ouroboros3d.datamodules.readers.poses import Convention
 from ouroboros3d.inspection.camera_checks.diagnosis import Diagnosis, diagnose, find_up
 from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS, ViewSet
 from ouroboros3d.inspection.camera_checks.statistics import CameraStatistics
-from ouroboros3d.inspection.images import Images, look_at
+from ouroboros3d.inspection.images import Images, inspect_views
 from ouroboros3d.inspection.maps import Maps, look_at_maps
 from ouroboros3d.inspection.pool import Died, in_processes
 
@@ -74,7 +74,7 @@ def check_tree(tree: PosedReader, sample: int, workers: int, progress: Progress)
     tested = {one.images.uid: one for one in seen if one.misfit is not None}
     misfits = {uid: one.misfit for uid, one in tested.items() if one.misfit is not None}
     extents = {uid: one.extent for uid, one in tested.items()}
-    sets = [one for uid in _probed(misfits) if (one := view_set(*look_at(tree, uid)))]
+    sets = [one for uid in _probed(misfits) if (one := view_set(*inspect_views(tree, uid)))]
     bar = progress.add_task("testing conventions", total=len(sets))
     diagnosis = diagnose(sets, tree.stored_poses, lambda: progress.advance(bar))
     cameras = {one.uid: one.cameras for one in images if one.cameras is not None}
@@ -124,7 +124,7 @@ def _look(tree: PosedReader, chosen: set[str], uid: str) -> _Seen:
     """Everything about one object that needs its files."""
     torch.set_num_threads(1)  # the processes share the cores already
     try:
-        images, alpha = look_at(tree, uid)
+        images, alpha = inspect_views(tree, uid)
     except OSError as error:  # no permission, or a disk that fails: an object to name, not the end of the check
         return _Seen(Images(uid, SampleError(f"{uid}: expected views that can be read here, got {error}.")))
     one = view_set(images, alpha) if uid in chosen else None

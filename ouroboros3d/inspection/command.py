@@ -24,16 +24,16 @@ from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.verdicts import Verdict, verdict_path, write_verdict
-from ouroboros3d.files import default_cache_dir, replace_text
+from ouroboros3d.files import atomic_write_text, default_cache_dir
 from ouroboros3d.inspection import overlays
 from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS
 from ouroboros3d.inspection.check import Check, check_tree, view_set
 from ouroboros3d.inspection.findings.all import all_findings, skip_list
 from ouroboros3d.inspection.findings.cameras import suspects
-from ouroboros3d.inspection.findings.finding import Finding, verdict
+from ouroboros3d.inspection.findings.finding import Finding, conclusion
 from ouroboros3d.inspection.findings.maps import map_facts
 from ouroboros3d.inspection.findings.meshes import mesh_facts, mesh_findings, try_assets
-from ouroboros3d.inspection.images import look_at
+from ouroboros3d.inspection.images import inspect_views
 from ouroboros3d.inspection.report import Pictured, camera_map, histogram, page
 
 _PICTURED = 12
@@ -98,9 +98,9 @@ def _run(options: argparse.Namespace) -> list[Finding]:
             broken, doubtful = skip_list(check)
             html = page(title, findings, facts, _plots(check), _pictures(tree, check, progress))
     report, listed = out / "report.html", out / "skip_uids.txt"
-    replace_text(report, html)
+    atomic_write_text(report, html)
     skipped = sorted({**broken, **doubtful}.items())
-    replace_text(listed, "".join(f"{uid}\t{' '.join(reason.split())}\n" for uid, reason in skipped))
+    atomic_write_text(listed, "".join(f"{uid}\t{' '.join(reason.split())}\n" for uid, reason in skipped))
     files = {"report": str(report)}
     if skipped:
         files["skip list"] = f"{listed} ({len(skipped)} objects; --data.skip_uids {shlex.quote(str(listed))})"
@@ -192,7 +192,7 @@ def _pictures(tree: PosedReader, check: Check, progress: Progress) -> list[Pictu
 
 
 def _picture(tree: PosedReader, uid: str, said: str, check: Check) -> Pictured | None:
-    images, alpha = look_at(tree, uid)
+    images, alpha = inspect_views(tree, uid)
     diagnosis = check.diagnosis
     marked = [*diagnosis.bad_views.get(uid, ()), *diagnosis.swapped.get(uid, ()), *images.empty, *images.clipped]
     # Not of others: this process has no limits, and what the test of an object needs grows with its views' square.
@@ -239,4 +239,4 @@ def _print(console: Console, title: str, findings: Sequence[Finding], facts: dic
             table.add_row(f"[{colour}]{finding.severity}[/]", escape(finding.title), escape(finding.scope))
         console.print(table)
     bad = any(finding.severity == "error" for finding in findings)
-    console.print(f"[bold {'red' if bad else 'green'}]{escape(verdict(findings))}[/]")
+    console.print(f"[bold {'red' if bad else 'green'}]{escape(conclusion(findings))}[/]")

@@ -61,7 +61,7 @@ class Images:
         return self.cameras is not None and not self.unreadable and not self.opaque
 
 
-def look_at(reader: PosedReader, uid: str) -> tuple[Images, Tensor | None]:
+def inspect_views(reader: PosedReader, uid: str) -> tuple[Images, Tensor | None]:
     """Read all views of an object.
 
     Args:

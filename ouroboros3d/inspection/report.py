@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from ouroboros3d.html_page import document
-from ouroboros3d.inspection.findings.finding import Finding, verdict
+from ouroboros3d.inspection.findings.finding import Finding, conclusion
 
 _STYLE = """
 :root { --paper: #fbfbfa; --card: #ffffff; --ink: #1d2126; --pale: #68707a; --line: #dfe2e6; --bar: #5b8fc7;
@@ -56,7 +56,7 @@ class Pictured:
     """
 
     uid: str
-    verdict: str
+    conclusion: str
     wrong: bool
     strips: Mapping[str, str]
 
@@ -79,7 +79,7 @@ def page(
     """
     bad = any(finding.severity == "error" for finding in findings)
     parts = [
-        f'<h1 class="{"error" if bad else "good"}">{escape(verdict(findings))}</h1>',
+        f'<h1 class="{"error" if bad else "good"}">{escape(conclusion(findings))}</h1>',
         f'<p class="pale">{escape(title)}</p>',
         *(_finding(finding) for finding in findings),
         "<h2>Numbers</h2>",

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ouroboros3d.files import whole
+from ouroboros3d.files import atomic_write
 from ouroboros3d.networks.pretrained import LoadReport, check_meaning, check_strict, load_strict
 from ouroboros3d.networks.weight_files import read_safetensors
 
@@ -135,5 +135,5 @@ def _save(path: Path, state: Mapping[str, Tensor], kind: str, description: Mappi
             )
         tensors[key] = half.contiguous()
     metadata = {name: json.dumps(value, sort_keys=True) for name, value in description.items()}
-    with whole(path) as part:
+    with atomic_write(path) as part:
         save_file(tensors, part, metadata={"format": kind, **metadata})

@@ -22,7 +22,7 @@ from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.shards import ShardReader
 from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.rendering.folder import RenderFolder
-from ouroboros3d.datamodules.rendering.jobs import Worker
+from ouroboros3d.datamodules.rendering.jobs import RenderWorker
 from ouroboros3d.datamodules.rendering.process import DEFAULT_MEMORY_MIB, RenderProcess
 from ouroboros3d.datamodules.rendering.ray_workers import RayWorker, connect, disconnect, workers_per_gpu
 from ouroboros3d.datamodules.rendering.shards import ShardFolder
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _workers(options: argparse.Namespace) -> tuple[int, Callable[[], Worker]]:
+def _workers(options: argparse.Namespace) -> tuple[int, Callable[[], RenderWorker]]:
     """How many workers there are, and what makes one: a process here, or an actor on a Ray cluster.
 
     Raises:

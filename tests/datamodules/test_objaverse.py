@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.cameras import Cameras, check_rigid
-from ouroboros3d.datamodules.datasets import Draw, collate
+from ouroboros3d.datamodules.datasets import SampleKey, collate
 from ouroboros3d.datamodules.loaders import DrawSampler
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.readers.errors import SampleError
@@ -94,7 +94,7 @@ def test_a_marker_projects_where_every_image_shows_it(tree: Tree, cache_dir: Pat
 def test_compositing_of_straight_alpha(tree: Tree, cache_dir: Path) -> None:
     data = ready(tree, cache_dir, background="random")
     dataset = data.train_dataloader().dataset
-    samples = [dataset[Draw(item, 0, 0)] for item in range(2)]
+    samples = [dataset[SampleKey(item, 0, 0)] for item in range(2)]
     batch = collate(samples, num_views=2)
     assert not torch.equal(batch.background[0], batch.background[1])
     for item, sample in enumerate(samples):

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.cli import main
-from ouroboros3d.datamodules.datasets import Draw, Sample, collate
+from ouroboros3d.datamodules.datasets import Sample, SampleKey, collate
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.splits import Split, split_of
@@ -117,7 +117,7 @@ def test_samples_stay_in_a_ring_and_use_every_ring(tmp_path: Path) -> None:
     dataset = ready(tmp_path, num_views=8).train_dataloader().dataset
     elevations, inputs = set(), set()
     for repeat in range(120):
-        sample = dataset[Draw(0, 0, repeat)]
+        sample = dataset[SampleKey(0, 0, repeat)]
         heights = sample.cameras.centres[:8, 1]
         assert heights.max() - heights.min() < 1e-5
         elevations.add(round(float(torch.rad2deg(torch.asin(heights[0] / 1.5)))))
@@ -133,7 +133,7 @@ def test_lgm_inputs_are_near_horizontal(tmp_path: Path) -> None:
     dataset = ready(tmp_path).train_dataloader().dataset
     near = {tuple(np.float32(camera.eye).round(4)) for camera in cameras[36:73]}
     for repeat in range(8):
-        centres = dataset[Draw(0, 0, repeat)].cameras.centres[:4]
+        centres = dataset[SampleKey(0, 0, repeat)].cameras.centres[:4]
         assert {tuple(centre.numpy().round(4)) for centre in centres} <= near
         azimuth = torch.rad2deg(torch.atan2(centres[:, 0], centres[:, 2]))
         steps = (azimuth - azimuth.roll(1)) % 360

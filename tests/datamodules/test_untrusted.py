@@ -18,7 +18,7 @@ from ouroboros3d.datamodules.untrusted import (
     listed_names,
     parse_json,
     read_regular,
-    refusing,
+    reraise_as,
 )
 
 
@@ -44,7 +44,7 @@ def test_messages_are_one_line_of_limited_length(text: str, times: int) -> None:
     ],
 )
 def test_whatever_goes_wrong_becomes_an_error_of_one_line(error: Exception, found: str) -> None:
-    with pytest.raises(OtherError) as caught, refusing(OtherError, "thing: expected a scale", "download it again"):
+    with pytest.raises(OtherError) as caught, reraise_as(OtherError, "thing: expected a scale", "download it again"):
         raise error
     assert str(caught.value) == f"thing: expected a scale, got {found}; download it again."
     assert caught.value.__cause__ is error
@@ -57,7 +57,7 @@ def test_what_is_refused_already_and_what_ends_the_program_passes() -> None:
         KeyboardInterrupt(),
         SystemExit(3),
     ):
-        with pytest.raises(type(error)) as caught, refusing(UntrustedError, "thing: expected a scale"):
+        with pytest.raises(type(error)) as caught, reraise_as(UntrustedError, "thing: expected a scale"):
             raise error
         assert caught.value is error
 
@@ -69,7 +69,7 @@ def test_errors_of_the_machine_are_put_down_to_no_file(tmp_path: Path) -> None:
     try:
         with (
             pytest.raises(OSError, match=r"Too many open files: .*/file") as caught,
-            refusing(OtherError, "a thing"),
+            reraise_as(OtherError, "a thing"),
         ):
             read_regular(tmp_path / "file", 1)
     finally:
@@ -77,7 +77,7 @@ def test_errors_of_the_machine_are_put_down_to_no_file(tmp_path: Path) -> None:
     assert caught.value.errno == errno.EMFILE
     for error, number in ((OSError(errno.EIO, "Input/output error"), errno.EIO), (MemoryError(), errno.ENOMEM)):
         with pytest.raises(OSError, match="'thing: expected a scale'") as caught:
-            with refusing(OtherError, "a scene"), refusing(OtherError, "thing: expected a scale"):
+            with reraise_as(OtherError, "a scene"), reraise_as(OtherError, "thing: expected a scale"):
                 raise error
         assert caught.value.errno == number
 
@@ -87,7 +87,7 @@ def test_memory_that_a_limited_process_lacks_is_put_down_to_the_file() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (2**40, hard))
     try:
         with pytest.raises(OtherError, match="thing: expected a scale, got MemoryError"):
-            with refusing(OtherError, "thing: expected a scale"):
+            with reraise_as(OtherError, "thing: expected a scale"):
                 bytearray(2**41)
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

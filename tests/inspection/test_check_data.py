@@ -22,7 +22,7 @@ from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.posed import PosedObject
 from ouroboros3d.datamodules.verdicts import read_verdict
 from ouroboros3d.files import default_cache_dir
-from ouroboros3d.inspection.images import look_at
+from ouroboros3d.inspection.images import inspect_views
 
 
 @pytest.mark.parametrize("write", [write_official, write_zero123])
@@ -184,7 +184,7 @@ def test_a_background_that_is_baked_in_is_named(odd: list[Posed], tmp_path: Path
 
 def test_straight_alpha_is_not_taken_for_mixed(odd: list[Posed], even: list[Posed], tmp_path: Path) -> None:
     reader = Ouroboros3DReader(write_official(tmp_path / "tree", [*odd, *even]))
-    assert [look_at(reader, uid)[0].mixed for uid in reader.uids] == [""] * 10
+    assert [inspect_views(reader, uid)[0].mixed for uid in reader.uids] == [""] * 10
 
 
 @pytest.mark.parametrize(

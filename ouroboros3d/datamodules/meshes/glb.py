@@ -18,7 +18,7 @@ from ouroboros3d.datamodules.meshes.glb_container import GlbContainer
 from ouroboros3d.datamodules.meshes.glb_materials import MaterialUse, read_material
 from ouroboros3d.datamodules.meshes.glb_scene import DRACO, Placed, Scene, refuse_unknown
 from ouroboros3d.datamodules.meshes.texture_files import Textures
-from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_PARTS, refusing
+from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_PARTS, reraise_as
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
 
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
@@ -53,7 +53,7 @@ def load_glb(path: Path) -> TexturedMesh:
         AssetError: the file cannot be read or holds no usable triangles: one line with path, expected and found.
     """
     # What overflows is refused where it ends: among the vertices and texture coordinates.
-    with refusing(AssetError, f"{path}: expected valid glTF 2.0"), np.errstate(all="ignore"):
+    with reraise_as(AssetError, f"{path}: expected valid glTF 2.0"), np.errstate(all="ignore"):
         return _SceneReader(GlbContainer(path)).read()
 
 

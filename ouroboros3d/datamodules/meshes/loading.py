@@ -9,10 +9,10 @@ from ouroboros3d.cameras import y_up_from_z_up
 from ouroboros3d.datamodules.meshes.errors import AssetError
 from ouroboros3d.datamodules.meshes.glb import load_glb
 from ouroboros3d.datamodules.meshes.obj import load_obj
-from ouroboros3d.datamodules.meshes.ply import load_ply
+from ouroboros3d.datamodules.meshes.ply import load_mesh_ply
 from ouroboros3d.renderers.meshes import TexturedMesh
 
-_READERS = {".glb": load_glb, ".obj": load_obj, ".ply": load_ply}
+_READERS = {".glb": load_glb, ".obj": load_obj, ".ply": load_mesh_ply}
 
 
 def load_mesh(path: Path, z_up: bool = False) -> TexturedMesh:

@@ -25,7 +25,7 @@ from ouroboros3d.datamodules.meshes.text_meshes import (
     text_lines,
 )
 from ouroboros3d.datamodules.meshes.texture_files import Textures
-from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_NUMBERS, refusing
+from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_NUMBERS, reraise_as
 from ouroboros3d.renderers.meshes import Material, TexturedMesh
 
 # Free-form surfaces, and what comes from other files: geometry and pictures that are not read.
@@ -53,7 +53,7 @@ def load_obj(path: Path) -> TexturedMesh:
         AssetError: a file is missing, unreadable or broken, or a texture is there twice with different content.
     """
     file = MeshFile(path)
-    with refusing(AssetError, f"{path}: expected a valid OBJ file"):
+    with reraise_as(AssetError, f"{path}: expected a valid OBJ file"):
         parts = _Parts(file)
         for number, keyword, rest in text_lines(file.data):
             try:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ouroboros3d.datamodules.meshes.assembly import MeshFile, unit_range
 from ouroboros3d.datamodules.meshes.errors import AssetError
 from ouroboros3d.datamodules.meshes.polygons import triangulated
-from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_NUMBERS, refusing
+from ouroboros3d.datamodules.untrusted import MAX_FACES, MAX_NUMBERS, reraise_as
 from ouroboros3d.renderers.meshes import TexturedMesh
 
 _TYPES = {
@@ -36,7 +36,7 @@ _COLOURS = (
 )
 
 
-def load_ply(path: Path) -> TexturedMesh:
+def load_mesh_ply(path: Path) -> TexturedMesh:
     """Read every face of a PLY file; colours are sRGB, and those of faces count where vertices have none.
 
     Args:
@@ -56,7 +56,7 @@ def load_ply(path: Path) -> TexturedMesh:
     lines = head.decode("ascii", errors="replace").splitlines()[1:]
     if textured := next((line for line in lines if line.startswith("comment TextureFile")), None):
         file.fail(f"expected colours of vertices, got {textured!r}; convert it to GLB")
-    with refusing(AssetError, f"{path}: expected a valid PLY file"):
+    with reraise_as(AssetError, f"{path}: expected a valid PLY file"):
         order, elements = _header(lines)
         read = _ascii if order == "=" else _binary
         content = read(body, elements, order)

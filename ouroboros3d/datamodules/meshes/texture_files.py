@@ -10,7 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from ouroboros3d.datamodules.meshes.errors import AssetError
-from ouroboros3d.datamodules.untrusted import IMAGE_FORMATS, MAX_TEXTURE_PIXELS, MAX_TEXTURE_SIDE, open_image, refusing
+from ouroboros3d.datamodules.untrusted import (
+    IMAGE_FORMATS,
+    MAX_TEXTURE_PIXELS,
+    MAX_TEXTURE_SIDE,
+    open_image,
+    reraise_as,
+)
 
 
 class Textures:
@@ -39,7 +45,7 @@ class Textures:
         if name not in self._decoded:
             content = read()
             expected = f"{', '.join(formats[:-1])} or {formats[-1]}"
-            with refusing(AssetError, f"{self._path}: {name}: expected an image ({expected})"):
+            with reraise_as(AssetError, f"{self._path}: {name}: expected an image ({expected})"):
                 image = open_image(content, MAX_TEXTURE_SIDE, formats)
                 self._pixels += image.width * image.height
                 if self._pixels > MAX_TEXTURE_PIXELS:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ouroboros3d.datamodules.orbits.maps import coordinate_name
-from ouroboros3d.files import whole
+from ouroboros3d.files import atomic_write
 from ouroboros3d.surface import Surface
 
 SAMPLING_SEED = 0
@@ -61,5 +61,5 @@ def write_true_geometry(first_orbit: Path, geometry: TrueGeometry) -> None:
 
 
 def _write(path: Path, **arrays: NDArray[np.generic]) -> None:
-    with whole(path) as part, part.open("wb") as file:
+    with atomic_write(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type] # numpy types its keywords as one option

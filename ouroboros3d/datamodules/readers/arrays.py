@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, open_zip, zip_member
-from ouroboros3d.datamodules.untrusted import MAX_VIEW_BYTES, refusing
+from ouroboros3d.datamodules.untrusted import MAX_VIEW_BYTES, reraise_as
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -21,7 +21,7 @@ def read_npy(files: ObjectFiles, name: str) -> NDArray[np.number]:
         SampleError: it is missing or something else.
     """
     content = files.read(name)
-    with refusing(SampleError, f"{files.uid}: expected an array of numbers in {files.file(name)}"):
+    with reraise_as(SampleError, f"{files.uid}: expected an array of numbers in {files.file(name)}"):
         return _array(content)
 
 
@@ -32,7 +32,7 @@ def read_npz(files: ObjectFiles, name: str, *keys: str) -> list[NDArray[np.numbe
         SampleError: the file or an array in it is missing or something else.
     """
     content = files.read(name)
-    with refusing(SampleError, f"{files.uid}: expected {' and '.join(keys)} in {files.file(name)}"):
+    with reraise_as(SampleError, f"{files.uid}: expected {' and '.join(keys)} in {files.file(name)}"):
         with open_zip(content) as archive:
             return [_array(zip_member(archive, f"{key}.npy", MAX_VIEW_BYTES)) for key in keys]
 

@@ -13,7 +13,7 @@ from ouroboros3d.datamodules.readers.pixels import image_size, levels
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json
 from ouroboros3d.datamodules.readers.poses import BLENDER, pinhole, rings_by_elevation
 from ouroboros3d.datamodules.readers.stored import ObjectFiles
-from ouroboros3d.datamodules.untrusted import refusing
+from ouroboros3d.datamodules.untrusted import reraise_as
 
 
 class BpyRendererReader(PosedReader):
@@ -51,7 +51,7 @@ class BpyRendererReader(PosedReader):
         if len(locations) < self.at_least:
             raise SampleError(f"{uid}: expected at least {self.at_least} views in {files.path}, got {len(locations)}.")
         where = files.file("meta.json")
-        with refusing(SampleError, f"{uid}: expected locations with index, camera_angle_x and pose in {where}"):
+        with reraise_as(SampleError, f"{uid}: expected locations with index, camera_angle_x and pose in {where}"):
             indices = [str(location["index"]) for location in locations]
             angles = [location["camera_angle_x"] for location in locations]
             poses = [location["transform_matrix"] for location in locations]

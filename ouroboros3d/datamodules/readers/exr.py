@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.stored import StoredFile
-from ouroboros3d.datamodules.untrusted import MAX_VIEW_BYTES, MAX_VIEW_SIDE, MissingPackage, refusing
+from ouroboros3d.datamodules.untrusted import MAX_VIEW_BYTES, MAX_VIEW_SIDE, MissingPackage, reraise_as
 
 
 def read_exr(uid: str, view: int, file: StoredFile) -> dict[str, NDArray[np.float32]]:
@@ -24,7 +24,7 @@ def read_exr(uid: str, view: int, file: StoredFile) -> dict[str, NDArray[np.floa
         raise MissingPackage("depth and normals in .exr: OpenEXR is not installed; run `pip install ouroboros3d[exr]`.")
     library: Any = importlib.import_module("OpenEXR")
     with (
-        refusing(SampleError, f"{uid}: view {view}: expected a readable EXR image in {file}"),
+        reraise_as(SampleError, f"{uid}: view {view}: expected a readable EXR image in {file}"),
         tempfile.NamedTemporaryFile(suffix=".exr") as copy,  # the library reads from paths only
     ):
         copy.write(file.read())

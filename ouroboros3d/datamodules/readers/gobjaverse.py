@@ -17,7 +17,7 @@ from ouroboros3d.datamodules.readers.pixels import image_size
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json
 from ouroboros3d.datamodules.readers.poses import Convention, focal_angle, pinhole
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
-from ouroboros3d.datamodules.untrusted import refusing
+from ouroboros3d.datamodules.untrusted import reraise_as
 
 FOCAL = 1.38889
 VIEWS = 40
@@ -75,7 +75,9 @@ class GObjaverseReader(PosedReader):
         images = tuple(files.file(f"{name}.png") for name in stem)
         size = image_size(uid, images[0])
         entries = [read_json(files, f"{name}.json") for name in stem]
-        with refusing(SampleError, f"{uid}: expected x, y, z and origin in {files.file(stem[0])}.json and all others"):
+        with reraise_as(
+            SampleError, f"{uid}: expected x, y, z and origin in {files.file(stem[0])}.json and all others"
+        ):
             poses = [np.stack([entry[key] for key in ("x", "y", "z", "origin")], axis=1) for entry in entries]
         c2w = self.c2w_opencv(uid, poses)
         cameras = Cameras(c2w, _intrinsics(uid, entries, size))

@@ -15,7 +15,7 @@ from ouroboros3d.datamodules.readers.pixels import image_size, levels
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
 from ouroboros3d.datamodules.readers.poses import Convention, pinhole
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
-from ouroboros3d.datamodules.untrusted import MAX_LIST_BYTES, UntrustedError, parse_json, read_regular, refusing
+from ouroboros3d.datamodules.untrusted import MAX_LIST_BYTES, UntrustedError, parse_json, read_regular, reraise_as
 
 FOV_DEG = 50.0
 SCALE = 0.5  # the object fills the cube [-1, 1]^3 there
@@ -58,7 +58,7 @@ class InstantMeshReader(PosedReader):
             )
         for path in (self.root / _LIST, self.root.parent / _LIST):
             if path.is_file():
-                with refusing(UntrustedError, f"{path}: expected a list good_objs"):
+                with reraise_as(UntrustedError, f"{path}: expected a list good_objs"):
                     return [str(uid) for uid in parse_json(read_regular(path, MAX_LIST_BYTES))["good_objs"]]
         return folder_names(self._views)
 

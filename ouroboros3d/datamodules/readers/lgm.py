@@ -11,7 +11,7 @@ from ouroboros3d.datamodules.readers.pixels import image_size
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
 from ouroboros3d.datamodules.readers.poses import Convention, pinhole
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders
-from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, refusing
+from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, reraise_as
 
 FOV_DEG = 49.1
 # The near-horizontal views, of which LGM takes its inputs.
@@ -50,5 +50,5 @@ class LGMReader(PosedReader):
 
 
 def _pose(files: ObjectFiles, name: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    with refusing(SampleError, f"{files.uid}: expected 16 numbers in {files.file(name)}"):
+    with reraise_as(SampleError, f"{files.uid}: expected 16 numbers in {files.file(name)}"):
         return np.array(files.read(name, MAX_DESCRIPTION_BYTES).split(), dtype=np.float64).reshape(4, 4)

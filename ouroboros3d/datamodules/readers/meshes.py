@@ -28,7 +28,7 @@ _NAMED = 5  # files that are left out, in one line
 _log = logging.getLogger(__name__)
 
 
-class MeshFile(NamedTuple):
+class MeshLocation(NamedTuple):
     """Where the mesh of an object is: all that it takes to tell whether it is rendered.
 
     Args:
@@ -76,9 +76,9 @@ class MeshReader(TreeReader):
     def assets(self, uids: list[str]) -> list[Asset]:
         """What the tree knows of these objects, in their order."""
 
-    def files(self, uids: list[str]) -> list[MeshFile]:
+    def files(self, uids: list[str]) -> list[MeshLocation]:
         """Where the meshes of these objects are, in their order, without what else a large tree is slow to tell."""
-        return [MeshFile(asset.uid, str(asset.path)) for asset in self.assets(uids)]
+        return [MeshLocation(asset.uid, str(asset.path)) for asset in self.assets(uids)]
 
     def select(self, categories: Iterable[str] | None = None, uids: Iterable[str] | None = None) -> list[Asset]:
         """The objects that are in any of the categories and among the uids, sorted by uid.

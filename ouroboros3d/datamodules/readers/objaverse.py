@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ouroboros3d.datamodules.readers.meshes import Asset, MeshFile, MeshReader
+from ouroboros3d.datamodules.readers.meshes import Asset, MeshLocation, MeshReader
 from ouroboros3d.datamodules.readers.tree import check_known
 from ouroboros3d.datamodules.untrusted import (
     MAX_LIST_BYTES,
@@ -19,7 +19,7 @@ from ouroboros3d.datamodules.untrusted import (
     can_name_a_file,
     parse_json,
     read_regular,
-    refusing,
+    reraise_as,
 )
 
 INDEX = "object-paths.json.gz"
@@ -75,7 +75,7 @@ class ObjaverseReader(MeshReader):
         if not (self.root / LVIS).is_file():
             return {}
         listed = _read_json(self.root / LVIS)
-        with refusing(UntrustedError, f"{self.root / LVIS}: expected uids by category", "download it again"):
+        with reraise_as(UntrustedError, f"{self.root / LVIS}: expected uids by category", "download it again"):
             kept = {name: sorted(uid for uid in uids if uid in self._paths) for name, uids in listed.items()}
         return {name: uids for name, uids in sorted(kept.items()) if uids}
 
@@ -118,14 +118,14 @@ class ObjaverseReader(MeshReader):
             file = self.root / "metadata" / f"{shard}.json.gz"
             if file.is_file():
                 metadata |= _read_json(file)
-        with refusing(UntrustedError, f"{self.root / 'metadata'}: expected descriptions by uid", "download it again"):
+        with reraise_as(UntrustedError, f"{self.root / 'metadata'}: expected descriptions by uid", "download it again"):
             return [self._asset(uid, tuple(categories[uid]), metadata.get(uid, {})) for uid in uids]
 
-    def files(self, uids: list[str]) -> list[MeshFile]:
+    def files(self, uids: list[str]) -> list[MeshLocation]:
         """Where the meshes of these objects are, in their order; no metadata is read."""
         root = os.path.join(self.root, "")
         paths = (root + self._paths[uid] for uid in uids)
-        return list(map(MeshFile._make, zip(uids, paths, strict=True)))
+        return list(map(MeshLocation._make, zip(uids, paths, strict=True)))
 
     def _asset(self, uid: str, categories: tuple[str, ...], entry: dict[str, Any]) -> Asset:
         user = entry.get("user") or {}
@@ -153,7 +153,7 @@ class ObjaverseReader(MeshReader):
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    with refusing(UntrustedError, f"{file}: expected gzipped JSON", "download it again"):
+    with reraise_as(UntrustedError, f"{file}: expected gzipped JSON", "download it again"):
         with gzip.open(BytesIO(read_regular(file, MAX_LIST_BYTES))) as unpacked:
             blocks = iter(partial(unpacked.read, _BLOCK), b"")
             text = b"".join(islice(blocks, MAX_LIST_BYTES // _BLOCK + 1))

@@ -33,7 +33,7 @@ from ouroboros3d.datamodules.untrusted import (
     MAX_SOLID_SIDE,
     parse_json,
     read_regular,
-    refusing,
+    reraise_as,
 )
 from ouroboros3d.surface import Surface
 
@@ -150,7 +150,7 @@ class Ouroboros3DReader(PosedReader):
         """
         files = self.orbit_files(uid)[0]
         expected = f"{uid}: expected the true geometry of a rendered object in {files.path}"
-        with refusing(SampleError, expected):
+        with reraise_as(SampleError, expected):
             orbit, found = self.read_orbit(files), read_true_geometry(files, surface_points)
             arrays = found.surface.points, found.surface.normals, found.coordinates
             shapes = [list(array.shape) for array in arrays]
@@ -198,7 +198,7 @@ class Ouroboros3DReader(PosedReader):
                 f"{meta['format']!r} version {meta.get('format_version')!r}."
             )
         where = files.file("meta.json")
-        with refusing(SampleError, f"{uid}: expected camera_angle_x and locations with frames and poses in {where}"):
+        with reraise_as(SampleError, f"{uid}: expected camera_angle_x and locations with frames and poses in {where}"):
             names = [str(location["frames"][0]["name"]) for location in meta["locations"]]
             matrices = [location["transform_matrix"] for location in meta["locations"]]
             angle = meta["camera_angle_x"]
@@ -281,13 +281,13 @@ def read_true_geometry(files: ObjectFiles, count: int) -> TrueGeometry:
     arrays = "points", "normals", "occupancy", "resolution"
     points, normals, packed, resolution = read_npz(files, surface_name(count), *arrays)
     expected = f"{files.uid}: expected solid cells in {files.file(surface_name(count))}"
-    with refusing(SampleError, expected):
+    with reraise_as(SampleError, expected):
         side = int(resolution)
         if not (0 < side <= MAX_SOLID_SIDE and len(packed) == math.ceil(side**3 / 8)):
             raise SampleError(f"{expected}, got {len(packed)} bytes for {side} cells a side.")
         cells = np.unpackbits(packed.astype(np.uint8), count=side**3).astype(bool)
     names = sorted(name for name in files.names if fnmatch(name, "coordinate_*.npz"))
-    with refusing(SampleError, f"{files.uid}: expected coordinate maps in {files.path}"):
+    with reraise_as(SampleError, f"{files.uid}: expected coordinate maps in {files.path}"):
         maps = np.stack([read_npz(files, name, "coordinate")[0].astype(np.float32) for name in names])
     surface = Surface(*(torch.from_numpy(array.astype(np.float32))[None] for array in (points, normals)))
     return TrueGeometry(surface, torch.from_numpy(cells).view(side, side, side), torch.from_numpy(maps))

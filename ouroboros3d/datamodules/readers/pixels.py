@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.stored import StoredFile
-from ouroboros3d.datamodules.untrusted import MAX_VIEW_SIDE, open_image, refusing
+from ouroboros3d.datamodules.untrusted import MAX_VIEW_SIDE, open_image, reraise_as
 
 DEPTH_MODES = ("I;16", "I")  # 16 bits; which one depends on Pillow's version
 
@@ -47,4 +47,4 @@ def levels(uid: str, view: int, file: StoredFile, modes: Sequence[str]) -> NDArr
 
 def reading_image(uid: str, view: int, file: StoredFile) -> AbstractContextManager[None]:
     """Whatever reading a view's image raises becomes a SampleError that names both."""
-    return refusing(SampleError, f"{uid}: view {view}: expected a readable image in {file}")
+    return reraise_as(SampleError, f"{uid}: view {view}: expected a readable image in {file}")

@@ -30,7 +30,7 @@ from ouroboros3d.datamodules.untrusted import (
     open_image,
     parse_json,
     read_regular,
-    refusing,
+    reraise_as,
 )
 
 
@@ -111,7 +111,7 @@ class PosedReader(TreeReader):
         Raises:
             SampleError: a view or a camera is missing or makes no sense, or the object is another than its format says.
         """
-        with refusing(SampleError, f"{uid}: expected an object of the format {self.name} in {self.root}"):
+        with reraise_as(SampleError, f"{uid}: expected an object of the format {self.name} in {self.root}"):
             found = self._read(uid)
             focal = found.cameras.intrinsics_norm.diagonal(dim1=-2, dim2=-1)[..., :2]
             numbers = torch.cat([found.cameras.c2w_opencv.flatten(), found.cameras.intrinsics_norm.flatten()])
@@ -158,7 +158,7 @@ def read_json(files: ObjectFiles, name: str) -> dict[str, Any]:
         SampleError: it is missing or something else.
     """
     content = files.read(name, MAX_DESCRIPTION_BYTES)
-    with refusing(SampleError, f"{files.uid}: expected JSON in {files.file(name)}"):
+    with reraise_as(SampleError, f"{files.uid}: expected JSON in {files.file(name)}"):
         content = parse_json(content)
     if not isinstance(content, dict):
         raise SampleError(f"{files.uid}: expected a JSON object in {files.file(name)}, got {type(content).__name__}.")
@@ -171,7 +171,7 @@ def read_listed(path: Path, what: Literal["lines", "array"]) -> list[str]:
     Raises:
         UntrustedError: it cannot be read, or is something else.
     """
-    with refusing(UntrustedError, f"{path}: expected a list of objects"):
+    with reraise_as(UntrustedError, f"{path}: expected a list of objects"):
         text = read_regular(path, MAX_LIST_BYTES).decode()
         names = listed_names(text) if what == "lines" else parse_json(text)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -180,7 +180,7 @@ def read_listed(path: Path, what: Literal["lines", "array"]) -> list[str]:
 
 
 def _reading_map(found: PosedObject, view: int, what: str) -> AbstractContextManager[None]:
-    return refusing(SampleError, f"{found.uid}: view {view}: expected {what} with {found.images[view]}")
+    return reraise_as(SampleError, f"{found.uid}: view {view}: expected {what} with {found.images[view]}")
 
 
 def _depth(found: PosedObject, view: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ouroboros3d.cameras import Cameras, from_stored, intrinsics
 from ouroboros3d.datamodules.readers.errors import MirroredPoses, SampleError, TransposedPoses, WrongFieldOfView
-from ouroboros3d.datamodules.untrusted import refusing
+from ouroboros3d.datamodules.untrusted import reraise_as
 
 BLENDER_FOCAL = 1.09375  # lens 35 mm on a 32 mm sensor, in image widths: Blender's default, 49.134 degrees
 
@@ -46,7 +46,7 @@ def rigid(uid: str, matrices: NDArray[Any] | Sequence[Any], convention: Conventi
         MirroredPoses: rotations with a negative determinant.
         SampleError: not such matrices, or no rigid poses.
     """
-    with refusing(SampleError, f"{uid}: expected poses of numbers"):
+    with reraise_as(SampleError, f"{uid}: expected poses of numbers"):
         stored = np.array(matrices, dtype=np.float64)
     if stored.ndim != 3 or stored.shape[1:] not in ((3, 4), (4, 4)):
         raise SampleError(f"{uid}: expected poses [F, 3, 4] or [F, 4, 4], got {list(stored.shape)}.")

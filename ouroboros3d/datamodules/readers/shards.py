@@ -15,7 +15,13 @@ from ouroboros3d.datamodules.orbits.writing import orbit_name
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.ouroboros3d import Ouroboros3DReader
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, StoredFile
-from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, UntrustedError, open_regular, parse_json, refusing
+from ouroboros3d.datamodules.untrusted import (
+    MAX_DESCRIPTION_BYTES,
+    UntrustedError,
+    open_regular,
+    parse_json,
+    reraise_as,
+)
 
 _BEGIN = '{"uid": '
 _DECODER = json.JSONDecoder()
@@ -46,7 +52,10 @@ class ShardIndex:
         self._lines: dict[str, tuple[Path, int]] = {}
         for path in self.files:
             place = 0
-            with refusing(UntrustedError, f"root: expected the index of a shard in {path}"), open_regular(path) as file:
+            with (
+                reraise_as(UntrustedError, f"root: expected the index of a shard in {path}"),
+                open_regular(path) as file,
+            ):
                 while line := _line(file):
                     self._lines[_uid(line)] = (path, place)
                     place += len(line)
@@ -67,7 +76,7 @@ class ShardIndex:
         """
         path, place = self._lines[uid]
         shard = path.with_suffix(".tar")
-        with refusing(SampleError, f"{uid}: expected its members in {path}"), open_regular(path) as file:
+        with reraise_as(SampleError, f"{uid}: expected its members in {path}"), open_regular(path) as file:
             file.seek(place)
             return {
                 name: StoredFile(shard, name, (int(offset), int(size)))

@@ -21,7 +21,7 @@ from ouroboros3d.datamodules.untrusted import (
     MAX_VIEW_BYTES,
     open_regular,
     read_regular,
-    refusing,
+    reraise_as,
 )
 
 _CHUNK = 2**16
@@ -166,7 +166,7 @@ class ObjectFiles:
 
     @cached_property
     def _members(self) -> dict[str, StoredFile]:
-        with refusing(SampleError, f"{self.uid}: expected a readable archive in {self.path}"):
+        with reraise_as(SampleError, f"{self.uid}: expected a readable archive in {self.path}"):
             if self.path.suffix == ".zip":
                 with open_zip(self.path) as archive:
                     return {name: StoredFile(self.path, name) for name in archive.namelist() if name[-1:] != "/"}
@@ -214,7 +214,7 @@ class ObjectFiles:
             SampleError: it is missing, unreadable or larger.
         """
         file = self.file(name)
-        with refusing(SampleError, f"{self.uid}: expected {file}"):
+        with reraise_as(SampleError, f"{self.uid}: expected {file}"):
             return file.read(limit)
 
     def numbered(self, patterns: Sequence[str], at_least: int) -> int:

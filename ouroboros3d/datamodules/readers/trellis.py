@@ -14,7 +14,13 @@ from ouroboros3d.datamodules.readers.pixels import DEPTH_MODES, image_size, leve
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader, read_json
 from ouroboros3d.datamodules.readers.poses import BLENDER, pinhole
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
-from ouroboros3d.datamodules.untrusted import MAX_DESCRIPTION_BYTES, UntrustedError, parse_json, read_regular, refusing
+from ouroboros3d.datamodules.untrusted import (
+    MAX_DESCRIPTION_BYTES,
+    UntrustedError,
+    parse_json,
+    read_regular,
+    reraise_as,
+)
 
 _EMPTY = 65535
 _KEYS = {"aabb", "scale", "offset", "frames"}
@@ -50,7 +56,7 @@ class TrellisReader(PosedReader):
         if not path.is_file():
             return folder_names(self._views)
         rendered = "cond_rendered" if self._views.name == "renders_cond" else "rendered"
-        with refusing(UntrustedError, f"{path}: expected a column sha256"), path.open(newline="") as file:
+        with reraise_as(UntrustedError, f"{path}: expected a column sha256"), path.open(newline="") as file:
             return [row["sha256"] or "" for row in csv.DictReader(file) if row.get(rendered, "True") == "True"]
 
     def _read(self, uid: str) -> PosedObject:
@@ -61,7 +67,7 @@ class TrellisReader(PosedReader):
         """
         files = ObjectFiles(uid, self._views / uid)
         content, where = read_json(files, "transforms.json"), files.file("transforms.json")
-        with refusing(SampleError, f"{uid}: expected frames with file_path, camera_angle_x and pose in {where}"):
+        with reraise_as(SampleError, f"{uid}: expected frames with file_path, camera_angle_x and pose in {where}"):
             frames = list(content["frames"])
             names = [str(frame["file_path"]) for frame in frames]
             angles = [frame["camera_angle_x"] for frame in frames]

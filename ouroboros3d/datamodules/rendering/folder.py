@@ -22,11 +22,11 @@ from ouroboros3d.datamodules.orbits.true_geometry import surface_name
 from ouroboros3d.datamodules.orbits.writing import orbit_name
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.rendering.entries import Entry, EntryList, Located, LocatedT, hash_asset
-from ouroboros3d.datamodules.rendering.jobs import RENDERER_VERSION, RenderJob, Stage, Worker
+from ouroboros3d.datamodules.rendering.jobs import RENDERER_VERSION, RenderJob, RenderWorker, Stage
 from ouroboros3d.datamodules.rendering.process import RenderProcess
 from ouroboros3d.datamodules.rendering.run import render_all
 from ouroboros3d.datamodules.splits import SPLITS, Split, read_splits, split_of, write_splits
-from ouroboros3d.files import append_line, replace_text
+from ouroboros3d.files import append_line, atomic_write_text
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class RenderFolder:
                         f"{argument}: expected a new or empty folder, or one that was rendered into before, got "
                         f"{folder} with {', '.join(sorted(others)[:3])}; name another one."
                     )
-                replace_text(folder / _CONFIG, json.dumps(config, indent=1) + "\n")
+                atomic_write_text(folder / _CONFIG, json.dumps(config, indent=1) + "\n")
             known = _read_json(folder / _CONFIG)
         except OSError as error:
             raise ValueError(
@@ -176,7 +176,7 @@ class RenderFolder:
         timeout_s: float,
         retry_failed: bool = False,
         surface_points: int = 0,
-        start: Callable[[], Worker] = RenderProcess,
+        start: Callable[[], RenderWorker] = RenderProcess,
     ) -> None:
         """Render what is missing, with a progress bar; broken objects go to `failures.jsonl` and never stop the run.
 
@@ -207,7 +207,7 @@ class RenderFolder:
         rendered, seconds = len(self.complete(missing)), time.monotonic() - started
         log.info("rendered %d of %d objects into %s in %.0f s", rendered, len(missing), self.folder, seconds)
 
-    def render_one(self, asset: Asset, worker: Worker, timeout_s: float, surface_points: int = 0) -> Stage | None:
+    def render_one(self, asset: Asset, worker: RenderWorker, timeout_s: float, surface_points: int = 0) -> Stage | None:
         """Render one object unless another process has done so meanwhile, and record the outcome.
 
         Returns:

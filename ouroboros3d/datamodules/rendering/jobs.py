@@ -75,7 +75,7 @@ class RenderResult:
         return json.dumps(asdict(self))
 
 
-class Worker(Protocol):
+class RenderWorker(Protocol):
     """Renders one object at a time, here or on another machine, and outlives what the object does to it.
 
     `closed` says that it was told to end: the object that it worked on then counts as not tried.

@@ -10,17 +10,17 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ouroboros3d.datamodules.readers.meshes import Asset
-from ouroboros3d.datamodules.rendering.jobs import Stage, Worker
+from ouroboros3d.datamodules.rendering.jobs import RenderWorker, Stage
 
 _SAY_EVERY_S = 60  # where there is no terminal to draw a bar on
 
 
 def render_all(
     assets: Sequence[Asset],
-    render_one: Callable[[Asset, Worker], Stage | None],
+    render_one: Callable[[Asset, RenderWorker], Stage | None],
     what: str,
     count: int,
-    start: Callable[[], Worker],
+    start: Callable[[], RenderWorker],
 ) -> None:
     """Render objects, each by a worker that is free.
 
@@ -36,7 +36,7 @@ def render_all(
         OSError: the views cannot be written.
     """
     local = threading.local()
-    workers: list[Worker] = []
+    workers: list[RenderWorker] = []
     stopping = threading.Event()
 
     def task(asset: Asset) -> Stage | None:

@@ -14,7 +14,7 @@ from ouroboros3d.datamodules.orbits.writing import orbit_name
 from ouroboros3d.datamodules.readers.shards import ShardIndex, index_line, shard_name
 from ouroboros3d.datamodules.readers.stored import folder_names
 from ouroboros3d.datamodules.rendering.folder import RenderFolder, remove_folder
-from ouroboros3d.files import lock, replace_text, whole
+from ouroboros3d.files import atomic_write, atomic_write_text, lock
 
 
 class ShardFolder(RenderFolder):
@@ -91,7 +91,10 @@ class ShardFolder(RenderFolder):
     def _write(self, number: int, uids: Sequence[str]) -> None:
         """One shard and its index, which makes it count."""
         lines = []
-        with whole(self.folder / shard_name(number)) as part, tarfile.open(part, "w", format=tarfile.GNU_FORMAT) as tar:
+        with (
+            atomic_write(self.folder / shard_name(number)) as part,
+            tarfile.open(part, "w", format=tarfile.GNU_FORMAT) as tar,
+        ):
             for uid in uids:
                 members = {}
                 for path in self.files(uid):
@@ -102,7 +105,7 @@ class ShardFolder(RenderFolder):
                     padded = -(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     members[entry.name] = (tar.offset - padded, entry.size)
                 lines.append(index_line(uid, members))
-        replace_text((self.folder / shard_name(number)).with_suffix(".jsonl"), "".join(lines))
+        atomic_write_text((self.folder / shard_name(number)).with_suffix(".jsonl"), "".join(lines))
 
     def _remove(self, uid: str) -> None:
         for folder in self.orbit_folders(uid):

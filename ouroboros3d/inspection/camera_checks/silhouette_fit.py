@@ -12,7 +12,7 @@ from torch import Tensor
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.inspection.camera_checks.conventions import at_radii
 from ouroboros3d.inspection.camera_checks.tangency import Outlines, tangency_errors
-from ouroboros3d.inspection.camera_checks.visual_hull import Hull, Masks, carve, on_border
+from ouroboros3d.inspection.camera_checks.visual_hull import Hull, Masks, carve_silhouettes, on_border
 
 # Misfit is in pixels of the image, which is taken at 128 at most: the mean disagreement about tangent planes, and this
 # much for a hull that covers nothing.
@@ -67,7 +67,7 @@ class ViewSet:
     @cached_property
     def hull(self) -> Hull:
         """The visual hull."""
-        return carve(self.masks, self.cameras)
+        return carve_silhouettes(self.masks, self.cameras)
 
     @cached_property
     def tangency(self) -> float:

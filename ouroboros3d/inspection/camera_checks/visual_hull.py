@@ -84,7 +84,7 @@ class Hull:
         return (self.points.amax(dim=0) - self.points.amin(dim=0)).max().item()
 
 
-def carve(masks: Masks, cameras: Cameras, resolution: int = RESOLUTION) -> Hull:
+def carve_silhouettes(masks: Masks, cameras: Cameras, resolution: int = RESOLUTION) -> Hull:
     """Carve a grid in the cube that the cameras see around the origin.
 
     Views that show nothing do not carve: they say that something is wrong, but not where.

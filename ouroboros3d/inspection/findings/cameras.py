@@ -9,7 +9,14 @@ from ouroboros3d.inspection.camera_checks.conventions import Hypothesis
 from ouroboros3d.inspection.camera_checks.diagnosis import Explanation
 from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS
 from ouroboros3d.inspection.check import Check
-from ouroboros3d.inspection.findings.finding import EXAMPLES, Finding, by_chance, few, of_objects, view_names
+from ouroboros3d.inspection.findings.finding import (
+    EXAMPLES,
+    Finding,
+    binomial_tail,
+    count_text,
+    is_minority,
+    view_names,
+)
 
 # Formats hold objects in the unit cube; over 256 objects the median of the hulls' longest edges is 1.02 to 1.04.
 _UNIT = (0.75, 1.35)
@@ -81,7 +88,7 @@ def suspects(check: Check) -> Iterable[Suspects]:
     for title, detail, advice, reasons in groups:
         if reasons:
             certain = _certain(reasons, check)
-            yield Suspects(title, detail, advice, reasons, certain, certain and few(len(reasons), tested))
+            yield Suspects(title, detail, advice, reasons, certain, certain and is_minority(len(reasons), tested))
 
 
 def camera_findings(check: Check) -> Iterable[Finding]:
@@ -90,7 +97,7 @@ def camera_findings(check: Check) -> Iterable[Finding]:
         yield Finding(
             "error",
             "Cameras stand in the object's centre",
-            of_objects(check.statistics.at_origin, len(check.images)),
+            count_text(check.statistics.at_origin, len(check.images)),
             "Translations are 0: nothing can be seen from there.",
             "Look where the poses lost their translations: in the last column, in scene units.",
         )
@@ -104,7 +111,7 @@ def camera_findings(check: Check) -> Iterable[Finding]:
         yield Finding(
             "error" if group.certain else "note",
             group.title,
-            of_objects(len(group.reasons), tested),
+            count_text(len(group.reasons), tested),
             group.detail,
             group.advice + more,
             tuple(f"{uid}: {reason}" for uid, reason in list(group.reasons.items())[:EXAMPLES]),
@@ -124,7 +131,7 @@ def camera_findings(check: Check) -> Iterable[Finding]:
 def _certain(uids: Iterable[str], check: Check) -> bool:
     """Whether objects with right cameras would hardly misfit so much, or so many of them."""
     misfits = [check.misfits[uid] for uid in uids]
-    return max(misfits) > _CERTAIN or by_chance(len(misfits), len(check.misfits), _CHANCE) < 0.01
+    return max(misfits) > _CERTAIN or binomial_tail(len(misfits), len(check.misfits), _CHANCE) < 0.01
 
 
 def _upright(check: Check) -> Iterable[Finding]:
@@ -138,7 +145,7 @@ def _upright(check: Check) -> Iterable[Finding]:
         yield Finding(
             "error" if count > read / 2 else "warning",
             f"These look like cameras in {looks}",
-            of_objects(count, read),
+            count_text(count, read),
             f"The cameras stand upright along {up}, and this format has {right} up: objects would lie on their side.",
             f"Turn the poses by 90 degrees about x, so that {right} is up.",
             tuple([uid for uid, axis in diagnosis.up.items() if axis == up][:EXAMPLES]),
@@ -152,7 +159,7 @@ def _explained(explanation: Explanation, check: Check) -> Finding:
     return Finding(
         "error" if _certain(explanation.uids, check) else "warning",
         f"These look like {' or '.join(names)}",
-        of_objects(len(explanation.uids), explanation.tried),
+        count_text(len(explanation.uids), explanation.tried),
         f"{expected}Silhouettes miss each other by {explanation.before:.1f} pixels as stored, by "
         f"{explanation.after:.1f} read like this; right cameras have less than {FITS:g}, mostly 0.2.",
         f"{explanation.hypotheses[0].remedy[:1].upper()}{explanation.hypotheses[0].remedy[1:]}.",

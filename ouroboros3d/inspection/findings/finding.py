@@ -38,7 +38,7 @@ class Finding:
         return f"{self.count}, all in skip_uids.txt" if self.cured else self.count
 
 
-def verdict(findings: Sequence[Finding]) -> str:
+def conclusion(findings: Sequence[Finding]) -> str:
     """The finding in one sentence."""
     errors = [finding for finding in findings if finding.severity == "error"]
     lasting = [finding for finding in errors if not finding.cured]
@@ -52,17 +52,17 @@ def verdict(findings: Sequence[Finding]) -> str:
     return f"{order}: {first[:1].lower()}{first[1:]}{others}.{more}"
 
 
-def of_objects(count: int, total: int) -> str:
+def count_text(count: int, total: int) -> str:
     """A count in words, such as `3 of 40 objects`."""
     return f"{count} of {total} object{'s' * (total != 1)}"
 
 
-def few(count: int, total: int) -> bool:
+def is_minority(count: int, total: int) -> bool:
     """Whether leaving so many out is a cure; what most objects have is a mistake of the whole tree."""
     return count <= total / 2
 
 
-def by_chance(count: int, total: int, rate: float) -> float:
+def binomial_tail(count: int, total: int, rate: float) -> float:
     """Probability of at least so many of `total` objects that each have it at that rate."""
     return float(bdtrc(count - 1, total, rate)) if count else 1.0
 

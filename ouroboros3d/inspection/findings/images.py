@@ -5,7 +5,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from ouroboros3d.datamodules.readers.errors import MirroredPoses, SampleError, TransposedPoses, WrongFieldOfView
-from ouroboros3d.inspection.findings.finding import EXAMPLES, Finding, by_chance, few, of_objects, view_names
+from ouroboros3d.inspection.findings.finding import (
+    EXAMPLES,
+    Finding,
+    binomial_tail,
+    count_text,
+    is_minority,
+    view_names,
+)
 from ouroboros3d.inspection.images import Images
 
 # What readers refuse, with title, detail and advice.
@@ -40,18 +47,18 @@ def image_findings(images: Sequence[Images]) -> Iterable[Finding]:
     for (title, detail, advice), members in groups.items():
         examples = tuple(str(one.error) for one in members[:EXAMPLES])
         yield Finding(
-            "error", title, of_objects(len(members), total), detail, advice, examples, few(len(members), total)
+            "error", title, count_text(len(members), total), detail, advice, examples, is_minority(len(members), total)
         )
     if broken := [one for one in images if one.unreadable]:
         count = sum(len(one.unreadable) for one in broken)
         yield Finding(
             "error",
             "Missing or unreadable views",
-            f"{count} view{'s' * (count > 1)} of {of_objects(len(broken), total)}",
+            f"{count} view{'s' * (count > 1)} of {count_text(len(broken), total)}",
             "Files are missing, damaged or of another size.",
             "Render or download them again, or leave the objects out (skip_uids.txt).",
             tuple(text for one in broken for text in one.unreadable.values())[:EXAMPLES],
-            few(len(broken), total),
+            is_minority(len(broken), total),
         )
     if opaque := [one for one in images if one.opaque]:
         papers = Counter(one.paper for one in opaque)
@@ -59,20 +66,20 @@ def image_findings(images: Sequence[Images]) -> Iterable[Finding]:
         yield Finding(
             "error",
             f"{'A background' if paper == 'a background' else f'A {paper} background'} is baked in",
-            of_objects(len(opaque), total),
+            count_text(len(opaque), total),
             "Alpha is opaque everywhere: the object cannot be cut out, composited or tested against its cameras.",
             "Render with a transparent film (Blender: Render > Film > Transparent) and save RGBA.",
             _named(opaque, "opaque"),
-            few(len(opaque), total),
+            is_minority(len(opaque), total),
         )
     mixed = [one for one in images if one.mixed]
     cut_out = sum(not one.opaque and not one.error for one in images)
-    if not few(len(mixed), cut_out) and by_chance(len(mixed), cut_out, _PALE) < 0.01:
+    if not is_minority(len(mixed), cut_out) and binomial_tail(len(mixed), cut_out, _PALE) < 0.01:
         colour = Counter(one.mixed for one in mixed).most_common(1)[0][0]
         yield Finding(
             "error",
             f"A {colour} background is mixed into the edges",
-            of_objects(len(mixed), total),
+            count_text(len(mixed), total),
             f"Half-transparent pixels hold colours already blended with {colour}"
             f"{' (premultiplied alpha)' if colour == 'black' else ''}: on other backgrounds every edge gets a rim.",
             "Save straight alpha: divide the colours by alpha before writing.",
@@ -83,17 +90,17 @@ def image_findings(images: Sequence[Images]) -> Iterable[Finding]:
         yield Finding(
             "error" if any(len(one.empty) > 1 for one in empty) else "warning",
             "Empty objects" if everything else "Empty views",
-            f"{sum(len(one.empty) for one in empty)} views of {of_objects(len(empty), total)}",
+            f"{sum(len(one.empty) for one in empty)} views of {count_text(len(empty), total)}",
             "Nothing is seen: the object is elsewhere, too small, or a sheet seen edge-on.",
             "Look at them; leave the objects out (skip_uids.txt) if rendering failed.",
             _named(empty, "empty"),
-            few(len(empty), total),
+            is_minority(len(empty), total),
         )
     if clipped := [one for one in images if one.clipped]:
         yield Finding(
             "warning",
             "The image border cuts the object",
-            f"{sum(len(one.clipped) for one in clipped)} views of {of_objects(len(clipped), total)}",
+            f"{sum(len(one.clipped) for one in clipped)} views of {count_text(len(clipped), total)}",
             "Pixels of the object touch the border, so that a part of it is outside of the image.",
             "Move the camera back, or normalise the object to a smaller sphere.",
             _named(clipped, "clipped"),

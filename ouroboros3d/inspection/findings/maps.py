@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ouroboros3d.inspection.findings.finding import EXAMPLES, Finding, by_chance, of_objects
+from ouroboros3d.inspection.findings.finding import EXAMPLES, Finding, binomial_tail, count_text
 from ouroboros3d.inspection.maps import FITS, WRONG, Maps
 
 _EXPLAINS = 0.5  # of the conflict that is left; of right depth lengths of rays leave 0.85 at least
@@ -26,7 +26,7 @@ def map_findings(maps: Mapping[str, Maps]) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "Depth or normal maps cannot be read",
-            of_objects(len(broken), len(maps)),
+            count_text(len(broken), len(maps)),
             "Files are missing, damaged or do not fit their views.",
             "Render or download them again; views and cameras can be used without them.",
             tuple(one.unreadable for one in broken.values())[:EXAMPLES],
@@ -35,7 +35,7 @@ def map_findings(maps: Mapping[str, Maps]) -> Iterable[Finding]:
         yield Finding(
             "note",
             "Depth or normal maps were not looked at",
-            of_objects(len(reasons), len(maps)),
+            count_text(len(reasons), len(maps)),
             reasons[0],
             "Images and cameras were checked; check again once it is installed, if you need the maps.",
         )
@@ -61,7 +61,7 @@ def _depth(maps: Mapping[str, Maps]) -> Iterable[Finding]:
         float(np.mean([getattr(one, name) for one in maps.values()]))
         for name in ("conflict", "conflict_of_rays", "conflict_scaled")
     )
-    count = of_objects(len(maps), len(maps))
+    count = count_text(len(maps), len(maps))
     said = f"Points lifted from one view lie {stored:.3f} units before what other views see (0.1 at most)"
     if stored > FITS and rays < _EXPLAINS * stored and rays <= scaled:
         yield Finding(
@@ -83,11 +83,11 @@ def _depth(maps: Mapping[str, Maps]) -> Iterable[Finding]:
         )
         return
     wrong = sorted((uid for uid in maps if maps[uid].conflict > WRONG), key=lambda uid: -maps[uid].conflict)
-    if wrong and (maps[wrong[0]].conflict > _CERTAIN or by_chance(len(wrong), len(maps), _CHANCE) < 0.01):
+    if wrong and (maps[wrong[0]].conflict > _CERTAIN or binomial_tail(len(wrong), len(maps), _CHANCE) < 0.01):
         yield Finding(
             "warning",
             "Depth does not agree with the cameras",
-            of_objects(len(wrong), len(maps)),
+            count_text(len(wrong), len(maps)),
             "Points lifted from one view lie before what other views see; neither another scale nor lengths of rays "
             "explain it.",
             "Check the order of the maps, and that each view's depth has one scale and begins at the camera.",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.meshes import Asset
 from ouroboros3d.datamodules.rendering.cache import RenderCache
-from ouroboros3d.inspection.findings.finding import EXAMPLES, Finding, few, of_objects
+from ouroboros3d.inspection.findings.finding import EXAMPLES, Finding, count_text, is_minority
 
 # From four sides and above: a single camera sees nothing of a sheet edge-on, and 16 pixels nothing of a wire.
 _SMALL = OrbitRig(image_size=48, orbits=1, views=4, elevation_deg=(30.0, 30.0), supersampling=1)
@@ -30,7 +30,7 @@ class Trial(NamedTuple):
 
     def left_out(self, total: int) -> dict[str, str]:
         """Doubtful objects to leave out; where most are, it is what the tree is like."""
-        return self.doubtful if few(len(self.doubtful), total) else {}
+        return self.doubtful if is_minority(len(self.doubtful), total) else {}
 
 
 def try_assets(assets: Sequence[Asset], workers: int, timeout_s: float) -> Trial:
@@ -68,11 +68,11 @@ def mesh_findings(assets: Sequence[Asset], trial: Trial) -> list[Finding]:
             Finding(
                 "error" if len(broken) > _MANY * len(assets) else "warning",
                 "Meshes cannot be rendered",
-                of_objects(len(broken), len(assets)),
+                count_text(len(broken), len(assets)),
                 "Files are missing, damaged, empty, or take too long.",
                 "Download them again, or leave them out (skip_uids.txt).",
                 tuple(f"{uid}: {reason}" for uid, reason in list(broken.items())[:EXAMPLES]),
-                few(len(broken), len(assets)),
+                is_minority(len(broken), len(assets)),
             )
         )
     if doubtful:
@@ -80,7 +80,7 @@ def mesh_findings(assets: Sequence[Asset], trial: Trial) -> list[Finding]:
             Finding(
                 "warning",
                 "Objects come out as a speck or in one extreme colour",
-                of_objects(len(doubtful), len(assets)),
+                count_text(len(doubtful), len(assets)),
                 "Colours or textures are perhaps not where they are looked for, or something unseen is far away.",
                 "Look at them, and leave out what is not meant to look so (skip_uids.txt).",
                 tuple(f"{uid}: {reason}" for uid, reason in list(doubtful.items())[:EXAMPLES]),
@@ -95,7 +95,7 @@ def mesh_findings(assets: Sequence[Asset], trial: Trial) -> list[Finding]:
                 f"{len(trial.notes)} kinds",
                 "Renders show base colours; what files say beside them, or otherwise, is counted by objects.",
                 examples=tuple(
-                    f"{of_objects(count, len(assets))}: {note}" for note, count in trial.notes.most_common()
+                    f"{count_text(count, len(assets))}: {note}" for note, count in trial.notes.most_common()
                 ),
             )
         )
@@ -104,7 +104,7 @@ def mesh_findings(assets: Sequence[Asset], trial: Trial) -> list[Finding]:
             Finding(
                 "note",
                 "No licence is known",
-                of_objects(unknown, len(assets)),
+                count_text(unknown, len(assets)),
                 "The tree has no metadata about them.",
                 "Find out before you publish renders.",
             )

@@ -10,7 +10,7 @@ from planted import Posed
 
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.inspection.camera_checks.tangency import Outlines, outline, tangency_errors
-from ouroboros3d.inspection.camera_checks.visual_hull import Masks, carve, grid
+from ouroboros3d.inspection.camera_checks.visual_hull import Masks, carve_silhouettes, grid
 
 RADIUS = 0.4
 RIG = Cameras.orbit([0.0, 70.0, 130.0, 200.0, 260.0, 310.0], [0.0, 30.0, -20.0, 50.0, 10.0, 80.0], 1.7417, 39.598)
@@ -28,7 +28,7 @@ def ball(
 
 
 def test_the_hull_of_a_ball_covers_every_mask_and_is_as_large_as_the_ball() -> None:
-    hull = carve(Masks.of(ball(RIG, 64)), RIG)
+    hull = carve_silhouettes(Masks.of(ball(RIG, 64)), RIG)
     assert hull.coverage.tolist() == [1.0] * 6
     # The hull of few views is larger than the ball by its corners, and the tolerance adds a pixel of 0.02 a side.
     assert 2 * RADIUS < hull.extent < 2 * RADIUS + 0.12
@@ -39,7 +39,7 @@ def test_a_camera_that_shows_another_ball_leaves_the_part_that_both_share() -> N
     """Seen from the front, a ball that lies 0.2 to the right: two circles share a lens, which is a known share."""
     front = Cameras.orbit([0.0, 180.0], 0.0, 20.0, 3.2)  # far away: nearly parallel rays
     alpha = torch.cat([ball(front[:1], 64), ball(front[1:], 64, (0.2, 0.0, 0.0))])
-    seen = carve(Masks.of(alpha), front).coverage
+    seen = carve_silhouettes(Masks.of(alpha), front).coverage
     # What counts of this mask is a smaller circle: without the pixels at its edge.
     core = RADIUS - 1.12 / 64
     angles = [math.acos((a**2 + 0.2**2 - b**2) / (2 * a * 0.2)) for a, b in ((core, RADIUS), (RADIUS, core))]
@@ -67,19 +67,19 @@ def test_carving_equals_a_loop_over_points_and_views(odd: list[Posed]) -> None:
         if inside:
             kept.append(point.tolist())
     assert kept
-    assert carve(masks, posed.cameras, 12).points.numpy() == pytest.approx(np.array(kept), abs=1e-6)
+    assert carve_silhouettes(masks, posed.cameras, 12).points.numpy() == pytest.approx(np.array(kept), abs=1e-6)
 
 
 def test_a_camera_that_looks_away_explains_nothing() -> None:
     away = Cameras(RIG.c2w_opencv @ torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])), RIG.intrinsics_norm)
-    assert carve(Masks.of(ball(RIG, 64)), away).coverage.tolist() == [0.0] * 6
+    assert carve_silhouettes(Masks.of(ball(RIG, 64)), away).coverage.tolist() == [0.0] * 6
 
 
 def test_an_object_that_the_border_cuts_is_not_carved_away_beyond_it() -> None:
     narrow = Cameras.orbit([0.0, 90.0, 180.0, 270.0], 10.0, 1.7417, 24.0)
     masks = Masks.of(ball(narrow, 64))
     assert masks.clipped.all()
-    assert carve(masks, narrow).coverage.min() == 1
+    assert carve_silhouettes(masks, narrow).coverage.min() == 1
 
 
 def test_what_is_thinner_than_two_pixels_need_not_be_explained_by_the_hull() -> None:
@@ -93,13 +93,13 @@ def test_what_is_thinner_than_two_pixels_need_not_be_explained_by_the_hull() -> 
     away = Cameras(RIG.c2w_opencv @ torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])), RIG.intrinsics_norm)
     wires = torch.zeros(6, 64, 64)
     wires[:, 30:32, 8:56] = 1
-    assert carve(Masks.of(wires), away).coverage.tolist() == [1.0] * 6
+    assert carve_silhouettes(Masks.of(wires), away).coverage.tolist() == [1.0] * 6
 
 
 def test_an_empty_view_does_not_carve() -> None:
     alpha = ball(RIG, 64)
     alpha[2] = 0
-    assert carve(Masks.of(alpha), RIG).coverage.tolist() == [1.0] * 6
+    assert carve_silhouettes(Masks.of(alpha), RIG).coverage.tolist() == [1.0] * 6
 
 
 def test_an_outline_is_known_to_a_fraction_of_a_pixel() -> None:

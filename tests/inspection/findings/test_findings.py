@@ -9,7 +9,7 @@ from ouroboros3d.inspection.camera_checks.silhouette_fit import ViewSet
 from ouroboros3d.inspection.camera_checks.statistics import CameraStatistics
 from ouroboros3d.inspection.check import Check
 from ouroboros3d.inspection.findings.cameras import camera_findings, suspects
-from ouroboros3d.inspection.findings.finding import by_chance
+from ouroboros3d.inspection.findings.finding import binomial_tail
 
 
 def checked(misfits: list[float], tested: int, complete: bool = True) -> Check:
@@ -51,9 +51,9 @@ def test_only_what_is_certain_and_rare_is_left_out_and_only_a_whole_check_makes_
 
 
 def test_chance_is_the_binomial_tail() -> None:
-    assert by_chance(1, 1, 0.01) == pytest.approx(0.01)
-    assert by_chance(2, 3, 0.1) == pytest.approx(3 * 0.01 * 0.9 + 0.001)
-    assert by_chance(0, 5, 0.1) == 1
+    assert binomial_tail(1, 1, 0.01) == pytest.approx(0.01)
+    assert binomial_tail(2, 3, 0.1) == pytest.approx(3 * 0.01 * 0.9 + 0.001)
+    assert binomial_tail(0, 5, 0.1) == 1
 
 
 RING = Cameras.orbit([20.0 + 22.5 * view for view in range(16)], 17.0, 1.7417, 39.598)
