@@ -102,7 +102,7 @@ def test_where_no_run_is_the_shipped_weights_are_tested(
     combined = results(here / "runs/inference_combined/version_0")
     assert combined["checkpoint"].endswith("weights/staged.safetensors")
     assert combined["method"] == "InferenceCombined"
-    main(["compare", "--samples=100"])
+    main(["compare"])
     assert "recursive" in capsys.readouterr().out
     for others in ([ablation("joint_only"), TINY], [ablation("staged"), ablation("scales/lab")]):
         with pytest.raises(FileNotFoundError, match="train first"):

@@ -44,7 +44,7 @@ def test_they_are_tested_and_compared_where_nothing_was_trained(here: Path, caps
         assert results["checkpoint"] == f"bundled:{weights}"
         assert results["checkpoint_sha256"] == sha256_of(SHIPPED / f"{weights}.safetensors")
     assert yaml.safe_load((here / "runs/staged/version_0/config.yaml").read_text())["ckpt_path"] == "bundled:staged"
-    main(["compare", "--samples=100"])
+    main(["compare"])
 
 
 def test_they_predict_and_are_exported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
