@@ -15,9 +15,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
+from ouroboros3d.configurations import read_configuration
 from ouroboros3d.earlier_configurations import brought_up_to_date
 from ouroboros3d.lightning_modules.weights import read_checkpoint
 from ouroboros3d.networks.own_weights import save_base_weights, save_variant
@@ -112,7 +112,7 @@ def write_variant(out: Path, checkpoint: Path, sources: dict[str, str], recipe: 
 def _read_run(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A run's checkpoint and its configuration."""
     config = checkpoint.resolve().parents[1] / "config.yaml"
-    return read_checkpoint(checkpoint), brought_up_to_date(yaml.safe_load(config.read_text(encoding="utf-8")))
+    return read_checkpoint(checkpoint), brought_up_to_date(read_configuration(config))
 
 
 def main() -> None:

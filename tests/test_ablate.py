@@ -221,7 +221,7 @@ def test_the_paper_s_suite(here: Path, capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seeds: [", "cannot be read"),
+        ("seeds: [", "wrong.yaml: expected YAML, got"),
         ("- staged", "the suite: expected the keys experiments, seeds, got ['staged']"),
         ("seeds: [0]", "expected the key 'experiments', got seeds"),
         ("seeds: [0]\nexperiments: [{name: a}]\nseed: 1", "got 'seed'"),
@@ -236,7 +236,7 @@ def test_the_paper_s_suite(here: Path, capsys: pytest.CaptureFixture[str]) -> No
         ("seeds: [0]\nexperiments: [{name: ../a}]", "since it names a folder"),
         ("seeds: [0]\nexperiments: [{name: comparison, config: a.yaml}]", "since it names a folder"),
         ("seeds: [0]\nexperiments: [{name: comparison.html, config: a.yaml}]", "since it names a folder"),
-        ("seeds: [2026-99-99]\nexperiments: [{name: a}]", "expected a suite in YAML"),
+        ("seeds: [2026-99-99]\nexperiments: [{name: a}]", "wrong.yaml: expected YAML, got"),
         ("seeds: [0]\nexperiments: [{name: nowhere}]", "no file nowhere.yaml"),
         ("seeds: [0]\nexperiments: [{name: a, weights_of: b}]", "of which there is none, got 'b'"),
         ("seeds: [0]\nexperiments: [{name: a}, {name: b, config: a.yaml, weights_of: c}]", "trained, a, got 'c'"),

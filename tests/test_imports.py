@@ -22,12 +22,14 @@ PACKAGE = ROOT / "ouroboros3d"
 # What each part may import besides itself: core types <- diffusion | networks | renderers <- datamodules | metrics
 # <- lightning_modules | callbacks <- the command line. Data and model meet only in batch.py, so neither side imports
 # the other; diffusion receives the network as an argument.
-CORE = {"cameras", "gaussians", "surface", "batch", "files"}
+CORE = {"cameras", "gaussians", "surface", "batch", "files", "configurations", "weight_names"}
 MAY_IMPORT = {
     "cameras": set(),
     "gaussians": {"cameras", "files"},
     "files": set(),
-    "arguments": set(),
+    "arguments": {"configurations", "files", "weight_names"},
+    "configurations": set(),
+    "weight_names": set(),
     "html_page": set(),
     "surface": {"cameras"},
     "batch": {"cameras", "gaussians", "surface"},
@@ -39,7 +41,7 @@ MAY_IMPORT = {
     "lightning_modules": CORE | {"diffusion", "networks", "renderers", "metrics"},
     "comparison": CORE | {"metrics", "arguments", "html_page"},
     "callbacks": CORE | {"diffusion", "networks", "renderers", "metrics", "lightning_modules"},
-    "ablation": {"files", "arguments"},
+    "ablation": {"files", "arguments", "configurations"},
     "rendering": CORE | {"datamodules", "arguments"},
     "inspection": CORE | {"datamodules", "arguments", "html_page"},
     "export": CORE

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ouroboros3d.configurations import read_yaml
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,7 @@ def read_suite(path: Path) -> Suite:
     """
     if not path.is_file():
         raise FileNotFoundError(f"suite: no file {path}; name one, such as ablations/suite.yaml.")
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected a suite in YAML, got what cannot be read: {error}.") from error
+    content = read_yaml(path)
     _check_keys(path, "the suite", content, {"seeds", "experiments"}, {"arguments", "sampling_seeds"})
     entries = content["experiments"]
     if not isinstance(entries, list) or not entries:

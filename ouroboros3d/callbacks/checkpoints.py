@@ -15,7 +15,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.utils._pytree import tree_leaves
 
 from ouroboros3d.files import atomic_write
-from ouroboros3d.lightning_modules.weights import checkpoint_file, read_checkpoint
+from ouroboros3d.lightning_modules.weights import read_checkpoint
+from ouroboros3d.weight_names import checkpoint_file
 
 _log = logging.getLogger("ouroboros3d")
 # The terminal's Ctrl-C, a scheduler's notice, and what schedulers are asked to send some time before it.

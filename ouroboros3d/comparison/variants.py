@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ouroboros3d.comparison.runs import Run, how_to_test, read_run, results_path, short, unfinished
+from ouroboros3d.configurations import read_configuration
 
 # What may differ between two runs of a comparison: who ran what, when and where, and what the ablation itself is.
 _IDENTITY = {"run_id", "experiment", "config_hash", "timestamp", "dataset"}
@@ -206,12 +205,12 @@ def _but_for_seeds(run: Run) -> str:
     """All that a run was and was tested under, without its seeds, places and times."""
     path = run.folder / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        config = read_configuration(path)
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{path}: expected the run's configuration, got none that can be read; run the experiment again."
         ) from error
-    if isinstance(config, dict) and isinstance(config.get("trainer"), dict):
+    if isinstance(config.get("trainer"), dict):
         config["trainer"].pop("logger", None)  # names the run's folder
     protocol = {
         name: value for name, value in run.protocol.items() if name not in _IDENTITY | _WEIGHTS | _PLACE | _SEEDS

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from ouroboros3d.comparison.labels import headline, titled
+from ouroboros3d.configurations import parse_yaml, read_configuration
 from ouroboros3d.experiment import Loaded
 from ouroboros3d.export.pipeline import OuroborosPipeline
 from ouroboros3d.files import git_commit, sha256_of
-from ouroboros3d.lightning_modules.weights import checkpoint_name
+from ouroboros3d.weight_names import checkpoint_name
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _SVD_LICENSE = "https://huggingface.co/stabilityai/stable-video-diffusion-img2vid/blob/main/LICENSE.md"
@@ -121,15 +122,21 @@ def _training(config: Path, content: dict[str, Any]) -> str:
     facts = [f"{content['global_step']} steps", f"seed {content.get('ouroboros3d_seed', 'unknown')}"]
     if not config.is_file():
         return ", ".join(facts) + ". The run's configuration was not at hand."
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    data = settings["data"]["init_args"]
+    settings = read_configuration(config)
     facts += [
-        f"batches of {data['batch_size']} objects a process",
-        f"precision {settings['trainer']['precision'] or '32-true'}",
+        f"batches of {_value(settings, 'data', 'init_args', 'batch_size')} objects a process",
+        f"precision {_value(settings, 'trainer', 'precision') or '32-true'}",
     ]
-    root = data.get("root") or "bundled"
-    objects = "; ".join(map(_described_tree, root if isinstance(root, list) else [root]))
-    return f"{', '.join(facts)}. Experiment `{settings['experiment']}`.\n\nData: {objects}."
+    root = _value(settings, "data", "init_args", "root") or "bundled"
+    objects = "; ".join(_described_tree(str(one)) for one in (root if isinstance(root, list) else [root]))
+    return f"{', '.join(facts)}. Experiment `{_value(settings, 'experiment')}`.\n\nData: {objects}."
+
+
+def _value(config: Any, *keys: str) -> Any:  # noqa: ANN401 - what a YAML file holds
+    """A value of a configuration; None where it is not there."""
+    for key in keys:
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
 
 
 def _described_tree(root: str) -> str:
@@ -138,23 +145,23 @@ def _described_tree(root: str) -> str:
     return f"`{Path(root).name}`; its objects have licences of their own, see their metadata"
 
 
-def _origin(config: Path) -> Origin:
-    """Of the weights that a run started from, through the runs before it."""
-    if not config.is_file():
+def _origin(config: Path, later: tuple[Path, ...] = ()) -> Origin:
+    """Of the weights that a run started from, through the runs before it; `later` are those that started from it."""
+    if not config.is_file() or config.resolve() in later:
         return Origin({}, [], "Where training started from is not known; so is the licence of these weights.")
-    model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]["init_args"]
-    base = model["base_weights"]
-    if isinstance(base, dict):
+    base = _value(read_configuration(config), "model", "init_args", "base_weights")
+    if isinstance(base, dict) and isinstance(base.get("svd"), str):
         return _paper_origin(base)
     if base is None:
         return Origin({}, [], "Training started from random weights.")
+    base = str(base)
     if base == "bundled" or base.startswith("bundled:"):
         name = "base weights" if base == "bundled" else f"weights `{base}`"
         text = f"Training started from the {name} that come with ouroboros3d (Apache-2.0)."
         return Origin({"license": "apache-2.0"}, [], text)
     path = Path(base)
     if path.suffix == ".ckpt":
-        before = _origin(path.parent.parent / "config.yaml")
+        before = _origin(path.parent.parent / "config.yaml", (*later, config.resolve()))
         return before._replace(text=f"Training started from the checkpoint `{path.name}` of another run. {before.text}")
     front = _front_matter(path / "README.md")
     named = {key: str(value) for key, value in front.items() if key.startswith("license")}
@@ -177,7 +184,7 @@ def _paper_origin(base: dict[str, Any]) -> Origin:
 def _front_matter(readme: Path) -> dict[str, Any]:
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    content = yaml.safe_load(found[1]) if found else {}
+    content = parse_yaml(found[1], str(readme)) if found else {}
     return content if isinstance(content, dict) else {}
 
 

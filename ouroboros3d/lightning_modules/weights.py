@@ -32,14 +32,13 @@ from ouroboros3d.networks.pretrained import (
     load_svd_vae,
 )
 from ouroboros3d.networks.weight_files import lgm_file, published_files, svd_files
+from ouroboros3d.weight_names import BASE, SHIPPED, checkpoint_file
 
 _log = logging.getLogger(__name__)
-SHIPPED = Path(__file__).resolve().parents[1] / "weights"
-"""The folder of the weights that come with this package: base weights, and a file for each trained variant."""
-
-_PREFIX = "bundled:"
 # Parameters that a variant adds to the staged ones; a staged checkpoint leaves them as they start.
 _ADAPTERS = "unet.cond_encoder."
+# What Lightning keeps there says which class to import and make; ours says that in a run's config.yaml.
+_NAMES_CLASSES = ("hyper_parameters", "datamodule_hyper_parameters")
 _NEW = (r"^cond_encoder\.", WITHOUT_EFFECT)
 
 
@@ -82,24 +81,8 @@ def check_files(source: str | PaperWeights, rotation_norm: str) -> None:
         _own_path(source)
 
 
-def checkpoint_file(name: str | Path) -> Path:
-    """The file that a checkpoint's name means: `bundled:NAME` comes with this package, any other name is a path."""
-    shipped = str(name).startswith(_PREFIX)
-    return SHIPPED / f"{str(name).removeprefix(_PREFIX)}.safetensors" if shipped else Path(name)
-
-
-def checkpoint_name(path: Path) -> str:
-    """How results and messages call a checkpoint: the opposite of `checkpoint_file`."""
-    return f"{_PREFIX}{path.stem}" if path.resolve().parent == SHIPPED else str(path)
-
-
-def shipped_names() -> list[str]:
-    """The names of the trained variants that come with this package, as `checkpoint_file` takes them."""
-    return [checkpoint_name(path) for path in sorted(SHIPPED.glob("*.safetensors")) if is_variant(path)]
-
-
 def _own_path(source: str) -> Path:
-    path = SHIPPED / "desk.safetensors" if source == "bundled" else checkpoint_file(source)
+    path = SHIPPED / f"{BASE}.safetensors" if source == "bundled" else checkpoint_file(source)
     if not path.exists():
         raise ValueError(
             "base_weights: expected 'bundled', a .safetensors or .ckpt file, a folder that `export` wrote, the paper's "
@@ -199,6 +182,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(f"{path}: expected a checkpoint of this project, got a file without a state_dict.")
+    if named := [name for name in _NAMES_CLASSES if name in content]:
+        raise ValueError(
+            f"{path}: expected a checkpoint of this project, without {named[0]}, which name classes, got some."
+        )
     return content
 
 
