@@ -52,8 +52,14 @@ def _of_lightning(error: Exception) -> bool:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    """Import what the command needs, torch and Lightning take seconds, and run it."""
+    """Parse the arguments, and only then import what the command needs: torch and Lightning take seconds.
+
+    A command parses its arguments itself; here wrong ones are refused before the import.
+    """
     if command == "compare":
+        from ouroboros3d.comparison.options import parse as parse_compare
+
+        parse_compare(arguments)
         from ouroboros3d.comparison.command import run as compare
 
         compare(arguments)
@@ -62,21 +68,31 @@ def _run(command: str, arguments: list[str]) -> None:
 
         ablate(arguments)
     elif command == "check-data":
+        from ouroboros3d.inspection.options import parse as parse_check_data
+
+        parse_check_data(arguments)
         from ouroboros3d.inspection.command import run as check_data
 
         check_data(arguments)
     elif command == "render":
+        from ouroboros3d.rendering.options import parse as parse_render
+
+        parse_render(arguments)
         from ouroboros3d.rendering.command import run as render
 
         render(arguments)
-    elif command == "export":
-        from ouroboros3d.export.command import run as export
-
-        export(arguments)
     else:
-        from ouroboros3d.experiment import run
+        from ouroboros3d.arguments import check_run_options, parse_run_options
 
-        run(command, arguments)
+        check_run_options(parse_run_options(command, arguments))
+        if command == "export":
+            from ouroboros3d.export.command import run as export
+
+            export(arguments)
+        else:
+            from ouroboros3d.experiment import run
+
+            run(command, arguments)
 
 
 def _say(text: str) -> None:

@@ -7,43 +7,37 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, Namespace, get_loader, set_loader, set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from ouroboros3d.arguments import (
+    RunOptions,
+    Setting,
+    as_arguments,
+    check_run_options,
+    did_you_mean,
+    parse_run_options,
+)
 from ouroboros3d.callbacks.averaging import MovingAverage
 from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost_a_process
 from ouroboros3d.callbacks.results import ResultsWriter
+from ouroboros3d.configurations import PACKAGES, check_yaml, foreign_class
 from ouroboros3d.earlier_configurations import text_up_to_date
 from ouroboros3d.files import atomic_write, remove_parts, sha256_of
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
-from ouroboros3d.lightning_modules.weights import (
-    SHIPPED,
-    PaperWeights,
-    adapted,
-    check_files,
-    checkpoint_file,
-    read_checkpoint,
-)
-from ouroboros3d.run_folders import (
-    LOCK,
-    choose,
-    lock_run,
-    option_value,
-    place_fit,
-    place_use,
-    take_images,
-    without_option,
-)
+from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, check_files, read_checkpoint
+from ouroboros3d.run_folders import LOCK, Placed, choose, lock_run, place_fit, place_use, take_images
+from ouroboros3d.weight_names import SHIPPED, checkpoint_file
 
 _DEFAULTS = Path(__file__).with_name("defaults.yaml")
 _LONG_HELP = {
@@ -60,10 +54,16 @@ _log = logging.getLogger("ouroboros3d")
 
 
 class Parser(LightningArgumentParser):
-    """LightningCLI's parser, whose errors are one line and leave the exit to `cli.main`."""
+    """LightningCLI's parser: errors are one line and leave the exit to `cli.main`; names are never abbreviated."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - jsonargparse's
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message as `ValueError`."""
+        """Raise the message as `ValueError`, with what was meant by a name that nobody knows."""
+        if unknown := re.match(r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not accepted", message):
+            like = did_you_mean(f"--{unknown[1] or unknown[2]}", self._option_string_actions)
+            message = f"{message}; {like}".rstrip("; ")
         raise ValueError(_meant(message)) from ex
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:  # noqa: ANN401 - jsonargparse's own
@@ -115,8 +115,8 @@ class Commands(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add where a run goes, and what becomes a callback of it."""
         parser.add_argument("--runs", type=str, default="runs", help="where runs are kept")
-        parser.add_argument("--experiment", type=str, default="experiment", help="first folder of the run")
-        parser.add_argument("--version", type=str, default="version_0", help="second folder of the run")
+        parser.add_argument("--experiment", type=str | None, default=None, help="first folder of the run")
+        parser.add_argument("--version", type=str | None, default=None, help="second folder of the run")
         parser.add_argument(
             "--moving_average",
             type=float,
@@ -210,41 +210,34 @@ def run(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> None
         SystemExit: code 128 + signal, told to stop by one.
     """
     _quieten()
-    resumed = command == "fit" and option_value(arguments, "--resume") is not None
-    options = without_option(arguments, "--resume")
-    arguments = ["--config" if argument == "-c" else argument for argument in arguments]
-    claimed: Path | None = None
-    if any(argument.startswith(("--help.all", "--model.help", "--data.help")) for argument in arguments):
-        arguments = [_LONG_HELP[a] if a in _LONG_HELP and a == arguments[-1] else a for a in arguments]
-    elif command == "fit":
-        arguments, claimed = place_fit(arguments)
-    else:
-        if command == "predict":
-            arguments = take_images(arguments)
-        arguments, claimed = place_use(command, arguments, shipped)
+    options = parse_run_options(command, arguments)
+    check_run_options(options)
+    placed = _place(options, shipped)
     watch = ProcessWatch()
     writers: dict[str, list[Callback]] = {"test": [ResultsWriter()], "predict": [PredictionWriter()]}
     callbacks = [watch, *writers.get(command, [])]
-    training = lock_run(arguments) if command == "fit" else None
+    training = lock_run(placed.folder) if command == "fit" else None
+    resumed = "resume" in options.single
     try:
-        Commands(
-            ImageTo3D,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=WholeConfig if claimed else ResumeHistory if resumed else None,  # else it has one
-            save_config_kwargs={  # not in Lightning's way, but by the callback's own hook
-                "save_to_log_dir": False,
-                **({"options": options} if resumed else {}),
-            },
-            trainer_class=Trainer,
-            trainer_defaults={"callbacks": callbacks},
-            parser_kwargs={
-                name: {"default_config_files": [str(_DEFAULTS)]} for name in ("fit", "validate", "test", "predict")
-            },
-            seed_everything_default=0,
-            args=[command, *arguments],
-        )
+        with _parsing(options.allowed):
+            Commands(
+                ImageTo3D,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=WholeConfig if placed.is_new else ResumeHistory if resumed else None,
+                save_config_kwargs={  # not in Lightning's way, but by the callback's own hook
+                    "save_to_log_dir": False,
+                    **({"options": options.given} if resumed else {}),
+                },
+                trainer_class=Trainer,
+                trainer_defaults={"callbacks": callbacks},
+                parser_kwargs={
+                    name: {"default_config_files": [str(_DEFAULTS)]} for name in ("fit", "validate", "test", "predict")
+                },
+                seed_everything_default=0,
+                args=[command, *placed.arguments],
+            )
     except (ArgumentError, ValueError) as error:  # of the parser, or of a class that it instantiates
         raise ValueError(_meant(str(error))) from error
     except RuntimeError as error:
@@ -256,12 +249,50 @@ def run(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> None
     finally:
         if training:
             training.close()
-        if claimed and is_first_process():  # a command that was refused leaves nothing behind
-            if [path.name for path in claimed.iterdir()] == [LOCK]:
-                (claimed / LOCK).unlink()
-            for folder in (claimed, *claimed.parents[:2]):
+        if placed.is_new and placed.folder and is_first_process():  # a command that was refused leaves nothing behind
+            if [path.name for path in placed.folder.iterdir()] == [LOCK]:
+                (placed.folder / LOCK).unlink()
+            for folder in (placed.folder, *placed.folder.parents[:2]):
                 with suppress(OSError):  # not empty
                     folder.rmdir()
+
+
+def _place(options: RunOptions, shipped: Path) -> Placed:
+    """What a command line means; help needs no place."""
+    if any(option in _LONG_HELP for option, _ in options.settings):
+        return Placed([_LONG_HELP.get(a, a) for a in as_arguments(options.settings)], None, is_new=False)
+    if options.command == "fit":
+        return place_fit(options)
+    return place_use(take_images(options) if options.command == "predict" else options, shipped)
+
+
+@contextmanager
+def _parsing(allowed: Sequence[str]) -> Iterator[None]:
+    """What jsonargparse may do: import from these packages alone, and read YAML within bounds.
+
+    An object that is typed as `Any` is not made: it could be of any class, and any function is callable in its place.
+
+    Args:
+        allowed: packages that the user trusts besides.
+    """
+    load = get_loader("yaml")
+
+    def load_within_bounds(text: str) -> Any:  # noqa: ANN401 - what YAML holds
+        check_yaml(text, "configuration")
+        return load(text)
+
+    set_parsing_settings(
+        instantiate_subclass_spec_in_any=False,
+        import_path_denylist=["*"],
+        import_path_allowlist=[*PACKAGES, *allowed],
+    )
+    set_loader("yaml", load_within_bounds, exceptions=(yaml.YAMLError,))
+    try:
+        yield
+    finally:
+        set_loader("yaml", load, exceptions=(yaml.YAMLError,))
+        # The settings are the process's; the next command line says anew whom it trusts.
+        set_parsing_settings(import_path_denylist=sorted({*allowed} - {*PACKAGES}))
 
 
 class Loading(Commands):
@@ -309,21 +340,29 @@ def load(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> Loa
         FileNotFoundError: no such file.
     """
     _quieten()
-    chosen = choose(command, ["--config" if argument == "-c" else argument for argument in arguments], shipped)
-    photos = ["--data=ouroboros3d.datamodules.photos.PhotoDataModule", "--data.init_args.images=[]"]
+    options = parse_run_options(command, arguments)
+    check_run_options(options)
+    chosen = choose(options, shipped)
+    settings: list[Setting] = [
+        *chosen.settings,
+        ("--runs", options.single.get("runs", "runs")),
+        ("--data", "ouroboros3d.datamodules.photos.PhotoDataModule"),
+        ("--data.init_args.images", "[]"),
+    ]
     try:
-        loading = Loading(
-            ImageTo3D,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            trainer_class=Trainer,
-            parser_kwargs={"default_config_files": [str(_DEFAULTS)]},
-            seed_everything_default=0,
-            run=False,
-            args=chosen.arguments + photos,
-        )
+        with _parsing(options.allowed):
+            loading = Loading(
+                ImageTo3D,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=None,
+                trainer_class=Trainer,
+                parser_kwargs={"default_config_files": [str(_DEFAULTS)]},
+                seed_everything_default=0,
+                run=False,
+                args=as_arguments(settings),
+            )
     except (ArgumentError, ValueError) as error:  # of the parser, or of a class that it instantiates
         raise ValueError(_meant(str(error))) from error
     variant = loading.model
@@ -348,9 +387,16 @@ def _meant(message: str) -> str:
     if missing := re.search(r"No module named '([\w.]+)'. Got value: (\S+)", message):
         package = missing[1].split(".")[0]
         return f"{missing[2]}: no module named {missing[1]!r}; pip install {package}, or name another class."
-    alternatives = r'(?:Parser key "(\w+)":\s*)?Does not validate.*?Errors:\s*- (.*?)\s*- Expected a'
-    found = re.search(alternatives, message, re.DOTALL)
-    return f"{found[1] or 'model or data'}: {found[2]}" if found else message
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    place = key[1] if key else "model or data"
+    if denied := re.search(r"Importing '([^']*)' is not allowed", message):
+        return foreign_class(place, denied[1])
+    alternatives = r"Does not validate.*?Errors:\s*- (.*?)\s*(?:- Expected an? (?!path|dot|import)|Given value type)"
+    if found := re.search(alternatives, message, re.DOTALL):
+        return f"{place}: " + re.sub(
+            r"- Expected a path but [^\n]* either not accessible or invalid\s*(?:- )?", "", found[1]
+        )
+    return message
 
 
 def _quieten() -> None:

@@ -45,6 +45,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def refuse_taken(out: Path) -> None:
+    """Refuse a folder to write to that holds something.
+
+    Raises:
+        ValueError: it does, or is none.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"out: expected a new or an empty folder, got {out}, which is taken; choose another --out.")
+
+
 def remove_parts(folder: Path) -> None:
     """Remove what writers that were killed left of `atomic_write` in a folder that nobody writes to now."""
     for part in folder.glob(".*.part"):

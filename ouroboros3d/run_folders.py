@@ -3,23 +3,18 @@
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import yaml
-
+from ouroboros3d.arguments import RunOptions, Setting, as_arguments, folder_name, inline
 from ouroboros3d.callbacks.processes import is_first_process
+from ouroboros3d.configurations import for_fit, for_use, of_this_machine, read_configuration
 from ouroboros3d.files import lock
-from ouroboros3d.lightning_modules.weights import (
-    SHIPPED,
-    checkpoint_file,
-    checkpoint_name,
-    read_checkpoint,
-    shipped_names,
-)
+from ouroboros3d.lightning_modules.weights import read_checkpoint
 from ouroboros3d.networks.own_weights import is_variant
+from ouroboros3d.weight_names import SHIPPED, checkpoint_file, checkpoint_name
 
 LOCK = ".fit.lock"
 """The file in a run's folder that a running fit holds."""
@@ -32,26 +27,39 @@ _TO_RESUME = (*_TO_USE, "callbacks", "loops")
 _TRAINED_AS = {"inference_combined": "staged"}
 
 
-def place_fit(arguments: list[str]) -> tuple[list[str], Path | None]:
-    """Claim the run's folder, and refuse one that exists: the arguments that name it, and the folder if it is new."""
-    if run := option_value(arguments, "--resume"):
-        return _resume(without_option(arguments, "--resume"), Path(run)), None
-    if checkpoint := option_value(arguments, "--ckpt_path"):
-        _check_checkpoint(checkpoint, _TO_RESUME)
-    runs = Path(option_value(arguments, "--runs") or "runs")
-    experiment = option_value(arguments, "--experiment") or _experiment_name(_values(arguments, "--config")) or "staged"
-    return _new_run(arguments, runs, experiment)
+class Placed(NamedTuple):
+    """What a command does where.
+
+    arguments: for Lightning's parser.
+    folder: of the run; None where nothing is done.
+    is_new: whether this command made it.
+    """
+
+    arguments: list[str]
+    folder: Path | None
+    is_new: bool
 
 
-def lock_run(arguments: Sequence[str]) -> IO[str] | None:
+def place_fit(options: RunOptions) -> Placed:
+    """Claim the run's folder, and refuse one that exists."""
+    if "resume" in options.single:
+        return _resume(options, Path(options.single["resume"]))
+    settings = list(_taken(options, for_fit))
+    if checkpoint := options.single.get("ckpt_path"):
+        _read_checkpoint(checkpoint, _TO_RESUME)
+        settings.append(("--ckpt_path", checkpoint))
+    named = _named(options)
+    experiment = named.get("experiment") or _experiment_name(options.configs) or "staged"
+    return _new_run(options, settings, Path(named.get("runs", "runs")), experiment, named.get("version"))
+
+
+def lock_run(folder: Path | None) -> IO[str] | None:
     """Keep other fits out of a run's folder, which would mix their checkpoints and curves.
 
     Raises:
         ValueError: another process trains this run.
     """
-    parts = [option_value(arguments, f"--{name}") for name in ("runs", "experiment", "version")]
-    folder = Path(*(part for part in parts if part))
-    if not is_first_process() or not folder.is_dir() or "--print_config" in arguments:
+    if folder is None or not is_first_process():
         return None
     try:
         return lock(folder / LOCK)
@@ -61,48 +69,48 @@ def lock_run(arguments: Sequence[str]) -> IO[str] | None:
         ) from error
 
 
-def _resume(arguments: list[str], run: Path) -> list[str]:
+def _resume(options: RunOptions, run: Path) -> Placed:
     """Go on with a run in its own folder, from its last checkpoint, or from its beginning where it has none yet."""
-    if not (run / "config.yaml").is_file():
-        raise FileNotFoundError(
-            f"resume: expected the folder of a run, such as runs/recursive/version_0, got {run} without a config.yaml."
-        )
-    for option in ("--ckpt_path", "--runs", "--experiment", "--version"):
-        if option_value(arguments, option):
+    for name in ("ckpt_path", "runs", "experiment", "version"):
+        if name in options.single:
             raise ValueError(
-                f"resume: expected no {option}, since a run goes on from its own last checkpoint in its own folder; "
+                f"resume: expected no --{name}, since a run goes on from its own last checkpoint in its own folder; "
                 "leave one of the two out."
             )
-    own = _named_folder(run / "config.yaml")
+    config = run / "config.yaml"
+    content = read_configuration(config)
+    own = _named_folder(content)
     if own is None or own.resolve() != run.resolve():  # the best score so far belongs to a path as it was written
         raise ValueError(
             f"resume: expected a run at the path that its config.yaml names, got {run} with {own}; call it where that "
-            f"path is the run, or start another one with --config {run / 'config.yaml'} --ckpt_path CHECKPOINT."
+            f"path is the run, or start another one with --config {config} --ckpt_path CHECKPOINT."
         )
+    settings = [inline(for_fit(content, str(config), options.allowed)), *_taken(options, for_fit)]
+    settings += _place(own.parents[1], own.parent.name, own.name)
     last = own / "checkpoints" / "last.ckpt"
-    arguments = [f"--config={run / 'config.yaml'}", *arguments]
-    arguments += _run_arguments(own.parents[1], own.parent.name, own.name)
-    if not last.exists():
-        return arguments
-    _check_checkpoint(str(last), _TO_RESUME)
-    return [*arguments, f"--ckpt_path={last}", "--model.init_args.base_weights=null"]  # it holds every weight
+    if last.exists():
+        _read_checkpoint(str(last), _TO_RESUME)
+        settings += [("--ckpt_path", str(last)), ("--model.init_args.base_weights", "null")]  # it holds every weight
+    return Placed(as_arguments(settings), None if options.only_prints else own, is_new=False)
 
 
-def _new_run(arguments: list[str], runs: Path, experiment: str) -> tuple[list[str], Path | None]:
-    version = option_value(arguments, "--version")
+def _new_run(
+    options: RunOptions, settings: Sequence[Setting], runs: Path, experiment: str, version: str | None
+) -> Placed:
     if not is_first_process():
         # Lightning tells every rank the first one's folder before anything is written.
-        version = os.environ.get(_VERSION_OF_LAUNCHER, version or "version_0")
-        return [*arguments, *_run_arguments(runs, experiment, version)], runs / experiment / version
-    if "--print_config" in arguments:
-        return [*arguments, *_run_arguments(runs, experiment, version or "version_0")], None
-    folder = claim(runs / experiment, version)
-    os.environ[_VERSION_OF_LAUNCHER] = folder.name
-    return [*arguments, *_run_arguments(runs, experiment, folder.name)], folder
+        folder = runs / experiment / os.environ.get(_VERSION_OF_LAUNCHER, version or "version_0")
+    elif options.only_prints:
+        return Placed(as_arguments([*settings, *_place(runs, experiment, version)]), None, is_new=False)
+    else:
+        folder = claim(runs / experiment, version)
+        os.environ[_VERSION_OF_LAUNCHER] = folder.name
+    return Placed(as_arguments([*settings, *_place(runs, experiment, folder.name)]), folder, is_new=True)
 
 
-def _run_arguments(runs: Path, experiment: str, version: str) -> list[str]:
-    return [f"--runs={runs}", f"--experiment={experiment}", f"--version={version}"]
+def _place(runs: Path, experiment: str, version: str | None) -> list[Setting]:
+    place: list[Setting] = [("--runs", str(runs)), ("--experiment", experiment)]
+    return [*place, ("--version", version)] if version else place
 
 
 def claim(experiment: Path, version: str | None) -> Path:
@@ -117,20 +125,9 @@ def claim(experiment: Path, version: str | None) -> Path:
     )
 
 
-def _check_checkpoint(name: str, needs: Sequence[str]) -> dict[str, Any]:
+def _read_checkpoint(name: str, needs: Sequence[str]) -> dict[str, Any]:
     """What a checkpoint holds, if that is what a command needs."""
-    file = checkpoint_file(name)
-    if file.is_dir():
-        raise ValueError(
-            f"ckpt_path: expected one file, got the folder {name}, which DeepSpeed or FSDP wrote in shards; "
-            "docs/clusters.md says how to make its weights one file, which --model.base_weights takes."
-        )
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"ckpt_path: no file {name}; a run's checkpoints are in runs/NAME/VERSION/checkpoints, and "
-            f"{' and '.join(shipped_names()) or 'no trained weights'} are what comes with this package."
-        )
-    content = read_checkpoint(file)
+    content = read_checkpoint(checkpoint_file(name))
     lacks = [key for key in needs if key not in content]
     if lacks:
         raise ValueError(
@@ -140,59 +137,76 @@ def _check_checkpoint(name: str, needs: Sequence[str]) -> dict[str, Any]:
     return content
 
 
-def place_use(command: str, arguments: list[str], shipped: Path = SHIPPED) -> tuple[list[str], Path | None]:
-    """Choose the checkpoint, its configuration and the folder that the results go to; the folder if it is new."""
-    arguments, configs, checkpoint = choose(command, arguments, shipped)
-    run = _run_of(configs)
-    if run and not (option_value(arguments, "--experiment") or option_value(arguments, "--version")):
-        return [*arguments, *_run_arguments(run.parents[1], run.parent.name, run.name)], None
+def place_use(options: RunOptions, shipped: Path = SHIPPED) -> Placed:
+    """Choose the checkpoint, its configuration and the folder that the results go to."""
+    settings, configs, checkpoint = choose(options, shipped)
+    named, run = _named(options), _run_of(configs)
+    if run and not {"experiment", "version"} & named.keys():
+        return Placed(as_arguments([*settings, *_place(run.parents[1], run.parent.name, run.name)]), run, is_new=False)
     own_name = "staged" if configs else checkpoint.stem  # weights that describe themselves are called as their file
-    experiment = option_value(arguments, "--experiment") or _experiment_name(configs) or own_name
-    return _new_run(arguments, Path(option_value(arguments, "--runs") or "runs"), experiment)
+    experiment = named.get("experiment") or _experiment_name(configs) or own_name
+    return _new_run(options, settings, Path(named.get("runs", "runs")), experiment, named.get("version"))
 
 
 class Choice(NamedTuple):
     """What `choose` returns.
 
-    arguments: with the checkpoint and its configuration.
+    settings: with the checkpoint and its configuration.
     configs: the configuration's files; none where the checkpoint describes itself and no other was named.
     checkpoint: the file.
     """
 
-    arguments: list[str]
+    settings: list[Setting]
     configs: list[str]
     checkpoint: Path
 
 
-def choose(command: str, arguments: list[str], shipped: Path = SHIPPED) -> Choice:
+def choose(options: RunOptions, shipped: Path = SHIPPED) -> Choice:
     """Choose the checkpoint and its configuration.
 
     Args:
-        command: the name of the command, for messages.
-        arguments: the command line after it.
+        options: the command line.
         shipped: the folder of the weights that are used where no run is.
 
     Raises:
-        ValueError: a checkpoint that cannot be used.
+        ValueError: a checkpoint or a run's configuration that cannot be used.
         FileNotFoundError: no checkpoint, or no configuration of it.
     """
-    configs = _values(arguments, "--config")
-    name = option_value(arguments, "--ckpt_path")
+    configs = options.configs
+    name = options.single.get("ckpt_path")
     if name is None:
-        runs = Path(option_value(arguments, "--runs") or "runs")
-        name = checkpoint_name(_find_checkpoint(command, runs, configs, shipped))
-    content, checkpoint = _check_checkpoint(name, _TO_USE), checkpoint_file(name)
+        runs = Path(_named(options).get("runs", "runs"))
+        name = checkpoint_name(_find_checkpoint(options.command, runs, configs, shipped))
+    content, checkpoint = _read_checkpoint(name, _TO_USE), checkpoint_file(name)
+
+    def take(config: Any, source: str, allowed: Sequence[str]) -> dict[str, Any]:  # noqa: ANN401
+        taken = for_use(config, source, allowed)
+        of_this_machine(taken, source, options.gives("data"))
+        return taken
+
+    settings = list(_taken(options, take))
     # Last, because a run's configuration says `ckpt_path: null`, and a later value wins over an earlier one.
     # The checkpoint holds every weight: where training started from may be gone by now.
-    arguments = [*arguments, f"--ckpt_path={checkpoint_name(checkpoint)}", "--model.init_args.base_weights=null"]
+    settings += [("--ckpt_path", checkpoint_name(checkpoint)), ("--model.init_args.base_weights", "null")]
     if configs:
-        return Choice(arguments, configs, checkpoint)
+        return Choice(settings, configs, checkpoint)
     if "ouroboros3d_config" in content:
-        return Choice([f"--config={json.dumps(content['ouroboros3d_config'])}", *arguments], [], checkpoint)
+        return Choice([inline(take(content["ouroboros3d_config"], name, options.allowed)), *settings], [], checkpoint)
     config = checkpoint.resolve().parents[1] / "config.yaml"
     if not config.is_file():
         raise FileNotFoundError(f"config: no {config} beside the checkpoint; name one with --config.")
-    return Choice([f"--config={config}", *arguments], [str(config)], checkpoint)
+    own = take(read_configuration(config), str(config), options.allowed)
+    return Choice([inline(own), *settings], [str(config)], checkpoint)
+
+
+def _taken(options: RunOptions, take: Callable[[Any, str, Sequence[str]], dict[str, Any]]) -> list[Setting]:
+    """The settings of a command line, with what is taken of a run's own configuration in place of its file."""
+    return [
+        inline(take(read_configuration(Path(value)), value, options.allowed))
+        if option == "--config" and value is not None and _is_run(Path(value))
+        else (option, value)
+        for option, value in options.settings
+    ]
 
 
 def _find_checkpoint(command: str, runs: Path, configs: Sequence[str], shipped: Path) -> Path:
@@ -222,49 +236,64 @@ def _find_checkpoint(command: str, runs: Path, configs: Sequence[str], shipped: 
     )
 
 
+def _named(options: RunOptions) -> dict[str, str]:
+    """`runs`, `experiment` and `version` as they are named: on the command line, or else in the last file that does.
+
+    What a run's own configuration says of them is where that run is, and not where another one goes.
+    """
+    named: dict[str, str] = {}
+    for config in options.configs:
+        content = {} if _is_run(Path(config)) else read_configuration(Path(config))
+        for name in ("runs", "experiment", "version"):
+            if (value := content.get(name)) is not None:
+                named[name] = str(value) if name == "runs" else folder_name(name, str(value))
+    return {
+        **named,
+        **{name: options.single[name] for name in ("runs", "experiment", "version") if name in options.single},
+    }
+
+
 def _run_of(configs: Sequence[str]) -> Path | None:
     """The run whose own configuration is the first one named."""
-    if not configs or Path(configs[0]).name != "config.yaml":
+    if not configs or not _is_run(Path(configs[0])):
         return None
     folder = Path(configs[0]).resolve().parent
     if folder.is_relative_to(Path.cwd()) and len(folder.relative_to(Path.cwd()).parts) > 2:
         folder = folder.relative_to(Path.cwd())  # shorter to read
-    named = _named_folder(Path(configs[0]))  # a run that only tests has no checkpoints
-    is_run = (folder / "checkpoints").is_dir() or (named is not None and named.parts[-2:] == folder.parts[-2:])
-    return folder if is_run else None
+    return folder
 
 
-def _named_folder(config: Path) -> Path | None:
-    """The folder that a run's configuration names; None for a file without one, of which the parser says more."""
-    try:
-        named = yaml.safe_load(config.read_text())
-        return Path(named["runs"], named["experiment"], named["version"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        return None
+def _is_run(config: Path) -> bool:
+    """Whether a configuration is a run's own: it lies beside checkpoints, or where it says that the run is."""
+    if config.name != "config.yaml":
+        return False
+    folder = config.resolve().parent
+    named = _named_folder(read_configuration(config))  # a run that only tests has no checkpoints
+    return (folder / "checkpoints").is_dir() or (named is not None and named.parts[-2:] == folder.parts[-2:])
 
 
-def take_images(arguments: list[str]) -> list[str]:
+def _named_folder(config: dict[str, Any]) -> Path | None:
+    """The folder that a run's configuration names; None for one without."""
+    parts = [config.get(name) for name in ("runs", "experiment", "version")]
+    return Path(*parts) if all(isinstance(part, str) for part in parts) else None
+
+
+def take_images(options: RunOptions) -> RunOptions:
     """Turn `--image FILE` and the options of photos into a `PhotoDataModule` that keeps the run's camera settings.
 
     Without an image it is the one that comes with this package.
     """
-    images = _values(arguments, "--image")
+    images = options.images
     if not images:
         print(f"predict: no --image, so the example that comes with this package, {_EXAMPLE}", flush=True)
-        images = [str(_EXAMPLE)]
-    missing = [image for image in images if not Path(image).is_file()]
-    if missing:
-        raise FileNotFoundError(f"image: no file {missing[0]}.")
-    given = {name: option_value(arguments, f"--{name}") for name in ("elevation_deg", "removal")}
-    kept = without_option(arguments, "--image")
-    for name in given:
-        kept = without_option(kept, f"--{name}")
-    return [
-        *kept,
-        "--data=ouroboros3d.datamodules.photos.PhotoDataModule",
-        f"--data.init_args.images={json.dumps(images)}",
-        *(f"--data.init_args.{name}={value}" for name, value in given.items() if value is not None),
+        images = (str(_EXAMPLE),)
+    of_photos = {name: options.single[name] for name in ("elevation_deg", "removal") if name in options.single}
+    settings: list[Setting] = [
+        ("--data", "ouroboros3d.datamodules.photos.PhotoDataModule"),
+        ("--data.init_args.images", json.dumps(images)),
+        *((f"--data.init_args.{name}", value) for name, value in of_photos.items()),
     ]
+    return options._replace(settings=(*options.settings, *settings))
 
 
 def newest_checkpoint(runs: Path, pattern: str = "*/*") -> Path | None:
@@ -287,33 +316,3 @@ def _experiment_name(configs: Sequence[str]) -> str | None:
         return run.parent.name
     names = [Path(config).stem for config in configs if Path(config).parent.name not in ("scales", "strategies")]
     return names[0] if names else None
-
-
-def _values(arguments: Sequence[str], option: str) -> list[str]:
-    """All values given to an option, as `--option value` or `--option=value`."""
-    found = []
-    for index, argument in enumerate(arguments):
-        if argument == option and index + 1 < len(arguments):
-            found.append(arguments[index + 1])
-        elif argument.startswith(f"{option}="):
-            found.append(argument.removeprefix(f"{option}="))
-    return found
-
-
-def option_value(arguments: Sequence[str], option: str) -> str | None:
-    """The last value given to an option, None where it is not given."""
-    values = _values(arguments, option)
-    if not values:
-        return None
-    # Lightning's logger takes a bare number for version_NUMBER.
-    return f"version_{values[-1]}" if option == "--version" and values[-1].isdigit() else values[-1]
-
-
-def without_option(arguments: Sequence[str], option: str) -> list[str]:
-    """The arguments less an option and its values."""
-    befores = ["", *arguments]
-    return [
-        argument
-        for before, argument in zip(befores, arguments, strict=False)
-        if option not in (before, argument) and not argument.startswith(f"{option}=")
-    ]

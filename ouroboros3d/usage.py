@@ -1,14 +1,18 @@
 """The short help of every command. The long one, `--help.all`, comes from the classes' own docstrings."""
 
-_OPTIONS = """
+_VALUES = """
 options of all commands:
   --config FILE             an ablation or a run's config.yaml; later files win over earlier ones
   --model.X V               any value of the model, for example --model.sampler.num_steps 10
   --data.X V                any value of the data, for example --data.root PATH
   --trainer.X V             any value of Lightning's Trainer, for example --trainer.max_steps 100
-  --runs DIR                where runs are kept (default: runs)
+  --allow_package NAME      trust the classes of one more package: a configuration may name them
+  --runs DIR                where runs are kept (default: runs)"""
+
+_OPTIONS = f"""{_VALUES}
   --experiment NAME         first folder of the run (default: the name of the ablation's file)
-  --version NAME            second folder of the run (default: version_N, the next free one)
+  --version NAME            second folder of the run (default: version_N, the next free one); a configuration file may
+                            say these three too: runs, experiment, version
   --print_config            print the whole configuration and stop
   --help.all                every option of the command and the Trainer, documented (takes some seconds)
   --model.help [CLASS], --data.help [CLASS]
@@ -84,18 +88,18 @@ channel, or cut from a plain background.
   --removal NAME            how the background is found where there is no alpha channel: border (default), of one colour
                             up to the image's border, or rembg, by a network (pip install 'ouroboros3d[rembg]')
 {_OPTIONS}""",
-    "export": f"""usage: python -m ouroboros3d export [--ckpt FILE] [--out DIR] [--dtype NAME] [OPTIONS]
+    "export": f"""usage: python -m ouroboros3d export [--ckpt_path FILE] [--out DIR] [--dtype NAME] [OPTIONS]
 
 A checkpoint as a pipeline of diffusers: safetensors, settings and a model card in one folder, which
 ouroboros3d.export.OuroborosPipeline.from_pretrained loads and which generates what predict generates.
 
-  --ckpt FILE               the checkpoint, with its own run's configuration unless --config gives another one
+  --ckpt_path FILE          the checkpoint, with its own run's configuration unless --config gives another one
                             (default: the newest run's best one, or bundled:recursive where no run is)
   --out DIR                 a new folder (default: export/ in the checkpoint's run, or runs/export/NAME of bundled:NAME)
   --dtype NAME              precision of the weights in the files: float32 (default), float16 or bfloat16; an
                             autoencoder keeps the one that it was trained with
   --model.sampler.X V       what the pipeline does unless it is told otherwise
-{_OPTIONS}""",
+{_VALUES}""",
     "ablate": """usage: python -m ouroboros3d ablate [SUITE] [OPTIONS] [-- OPTIONS OF EVERY FIT AND TEST]
 
 Train every experiment of a suite with every seed, test all and compare them. Called again, the same command goes on:
@@ -161,7 +165,7 @@ views:
 
 work:
   --workers N               objects at a time (default: the cores, or what a Ray cluster has room for)
-  --ray-address ADDRESS     render on a Ray cluster: auto, HOST:PORT, or local for one on this machine; all its machines
+  --ray_address ADDRESS     render on a Ray cluster: auto, HOST:PORT, or local for one on this machine; all its machines
                             see ROOT and DIR under these paths (pip install 'ouroboros3d[ray]')
   --cpus_per_worker N       CPUs that a worker on the cluster reserves (default: 1)
   --device cpu|cuda         what renders (default: cpu); pixels of one differ from the other's by rounding

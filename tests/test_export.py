@@ -87,7 +87,7 @@ def export(use: str) -> Path:
     run, arguments = USES[use]
     folder = Path("exported", use)
     if not folder.exists():
-        main(["export", "--ckpt", str(checkpoint(run)), "--out", str(folder), *arguments])
+        main(["export", "--ckpt_path", str(checkpoint(run)), "--out", str(folder), *arguments])
     return folder
 
 
@@ -334,14 +334,14 @@ def test_a_wrong_export_gets_one_line_and_leaves_nothing(
 ) -> None:
     before = sorted(here.rglob("*"))
     staged, ckpt = [f"--config={ROOT / 'ablations' / 'staged.yaml'}", TINY], str(checkpoint("recursive"))
-    assert "no file nowhere.ckpt" in refusal(capsys, "export", "--ckpt=nowhere.ckpt")
+    assert "no file nowhere.ckpt" in refusal(capsys, "export", "--ckpt_path=nowhere.ckpt")
     joint_only = f"--config={ROOT / 'ablations' / 'joint_only.yaml'}"
     assert "no checkpoint in none" in refusal(capsys, "export", "--runs=none", joint_only)
-    assert "got exported/recursive, which is taken" in refusal(capsys, "export", "--ckpt", ckpt, f"--out={folder}")
-    assert "got chair.png, which is taken" in refusal(capsys, "export", "--ckpt", ckpt, "--out=chair.png")
-    assert "invalid choice: 'int8'" in refusal(capsys, "export", "--ckpt_path", ckpt, "--dtype=int8")
-    assert "expected the weights of Staged" in refusal(capsys, "export", "--ckpt", ckpt, "--out=new", *staged)
-    assert "nonsense" in refusal(capsys, "export", "--ckpt", ckpt, "--out=new", "--nonsense=1")
+    assert "got exported/recursive, which is taken" in refusal(capsys, "export", "--ckpt_path", ckpt, f"--out={folder}")
+    assert "got chair.png, which is taken" in refusal(capsys, "export", "--ckpt_path", ckpt, "--out=chair.png")
+    assert "dtype: expected float32, float16, bfloat16" in refusal(capsys, "export", "--ckpt_path", ckpt, "--dtype=int8")
+    assert "expected the weights of Staged" in refusal(capsys, "export", "--ckpt_path", ckpt, "--out=new", *staged)
+    assert "nonsense" in refusal(capsys, "export", "--ckpt_path", ckpt, "--out=new", "--nonsense=1")
     assert sorted(here.rglob("*")) == before
 
 
@@ -359,7 +359,7 @@ def test_a_full_disk_gets_one_line_and_leaves_nothing(here: Path, capsys: pytest
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))  # the kernel then refuses to let a file grow
     try:
-        line = refusal(capsys, "export", f"--ckpt={checkpoint('staged')}", "--out=full")
+        line = refusal(capsys, "export", f"--ckpt_path={checkpoint('staged')}", "--out=full")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "full: " in line

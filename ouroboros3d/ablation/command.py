@@ -14,7 +14,7 @@ from ouroboros3d.ablation.manifest import Manifest
 from ouroboros3d.ablation.suite import Suite, check_seeds, read_suite
 from ouroboros3d.ablation.tasks import Task, plan
 from ouroboros3d.ablation.workers import environments
-from ouroboros3d.arguments import OneLineParser
+from ouroboros3d.arguments import OneLineParser, RunOptions, check_run_options, parse_run_options
 
 _OWN = ("--seeds", "--jobs", "--runs", "--only", "--dry_run")
 # What makes the runs of a suite comparable and findable is the suite's to say.
@@ -46,6 +46,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--only", nargs="+")
     parser.add_argument("--dry_run", action="store_true")
     options = parser.parse_args(own)
+    _parse(extra)
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"jobs: expected at least 1 task at a time, got {options.jobs}.")
     suite = read_suite(options.suite)
@@ -102,23 +103,30 @@ def _settings(suite: Suite, extra: Sequence[str]) -> dict[str, str]:
         FileNotFoundError: no such configuration.
     """
     arguments = ["--config" if argument == "-c" else argument for argument in [*suite.arguments, *extra]]
-    if arguments and not arguments[0].startswith("--"):
-        raise ValueError(f"ablate: expected options for every fit and test after --, got {arguments[0]!r}.")
+    options = _parse(arguments)
+    check_run_options(options)
     settings = {"arguments": shlex.join(arguments)}
-    for index, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name in _TAKEN:
-            raise ValueError(f"ablate: expected no {name} for the fits and tests, which ablate gives to each itself.")
-        if name == "--config":
-            path = Path(value or "".join(arguments[index + 1 : index + 2]))
-            if not path.is_file():
-                raise FileNotFoundError(f"config: no file {path}.")
-            settings[f"--config {path}"] = _hash(path)
+    settings |= {f"--config {path}": _hash(Path(path)) for path in options.configs}
     for experiment in suite.experiments:
         weights = f" with the weights of {experiment.weights_of}" if experiment.weights_of else ""
         more = "".join(f" {argument}" for argument in experiment.arguments)
         settings[experiment.name] = f"{experiment.config.name} ({_hash(experiment.config)}){more}{weights}"
     return settings
+
+
+def _parse(arguments: Sequence[str]) -> RunOptions:
+    """Options for every fit and test.
+
+    Raises:
+        ValueError: an unknown one, or one that the suite sets itself.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        raise ValueError(f"ablate: expected options for every fit and test after --, got {arguments[0]!r}.")
+    options = parse_run_options("fit", arguments)
+    names = [option for option, _ in options.settings] + [f"--{name}" for name in options.single]
+    if taken := [name for name in names if name in _TAKEN]:
+        raise ValueError(f"ablate: expected no {taken[0]} for the fits and tests, which ablate gives to each itself.")
+    return options
 
 
 def _hash(path: Path) -> str:

@@ -21,6 +21,7 @@ class Task:
         after: names of the tasks that have to be done before.
         weights_of: the tested run whose checkpoint is tested again, or None.
         seconds: that it took when the suite was made before, or None.
+        extra: of the command line, what is said for every fit and test.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Task:
     after: tuple[str, ...] = ()
     weights_of: Path | None = None
     seconds: float | None = None
+    extra: tuple[str, ...] = ()
 
     @property
     def makes_run(self) -> bool:
@@ -50,7 +52,7 @@ class Task:
         # The very checkpoint that the other variant was tested with.
         tested = json.loads((self.weights_of / "results.json").read_text())["checkpoint"]
         checkpoint = ["--ckpt_path", str(self.weights_of / "checkpoints" / Path(tested).name)]
-        first = ["test", "--config", str(self.run / "config.yaml")] if goes_on else self.arguments
+        first = ["test", "--config", str(self.run / "config.yaml"), *self.extra] if goes_on else self.arguments
         return [*first, *checkpoint]
 
     def is_complete(self) -> bool:
@@ -68,6 +70,7 @@ def plan(suite: Suite, runs: Path, arguments: Sequence[str]) -> list[Task]:
         arguments: added to the command line of every fit and test.
     """
     tasks: list[Task] = []
+    extra = (*suite.arguments, *arguments)
     for seed in suite.seeds:
         first = f"{suite.name}-seed_{seed}"
         for experiment in suite.experiments:
@@ -78,15 +81,16 @@ def plan(suite: Suite, runs: Path, arguments: Sequence[str]) -> list[Task]:
                 name, version = f"{experiment.name}-seed_{seed}{suffix}", first + suffix
                 run = runs / experiment.name / version
                 of_fit, of_test = experiment.seconds or (None, None)
-                common = _common(experiment, seed, sampling, runs, version, [*suite.arguments, *arguments])
+                common = _common(experiment, seed, sampling, runs, version, extra)
                 if trained == experiment.name and not again:
                     tasks.append(Task(f"{name}-fit", "fit", run, ("fit", *common), seconds=of_fit))
-                    tested = ("test", "--config", str(run / "config.yaml"))
+                    # What says where and how a run is trained, as an accelerator, is not taken of its configuration.
+                    tested = ("test", "--config", str(run / "config.yaml"), *extra)
                     tasks.append(Task(f"{name}-test", "test", run, tested, (f"{name}-fit",), seconds=of_test))
                 else:
                     needed = (f"{trained}-seed_{seed}-test",)
                     weights = runs / trained / first
-                    tasks.append(Task(f"{name}-test", "test", run, ("test", *common), needed, weights, of_test))
+                    tasks.append(Task(f"{name}-test", "test", run, ("test", *common), needed, weights, of_test, extra))
     if len(suite.experiments) > 1:
         tests = [task for task in tasks if task.kind == "test"]
         out = runs / "comparison"

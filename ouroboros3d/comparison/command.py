@@ -1,18 +1,17 @@
 """`python -m ouroboros3d compare`: from tested runs to tables, a page and a dashboard."""
 
 import argparse
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from ouroboros3d.arguments import OneLineParser
 from ouroboros3d.comparison import figures
 from ouroboros3d.comparison.dashboard import write_dashboard
 from ouroboros3d.comparison.folder import refuse_foreign, replaced
 from ouroboros3d.comparison.labels import headline
+from ouroboros3d.comparison.options import parse
 from ouroboros3d.comparison.outcome import Comparison, compare
 from ouroboros3d.comparison.page import page
 from ouroboros3d.comparison.strips import strip
@@ -33,16 +32,7 @@ def run(arguments: Sequence[str]) -> None:
         ValueError: a wrong argument, runs that may not be compared, damaged results; one line.
         FileNotFoundError: no such folder.
     """
-    parser = OneLineParser("compare")
-    parser.add_argument("named", nargs="*", type=Path)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--baseline")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--allow", action="append", default=[])
-    options = parser.parse_intermixed_args(arguments)
-    if not re.fullmatch(r"\w+", options.split):
-        raise ValueError(f"split: expected test, val or train, got {options.split!r}.")
+    options = parse(arguments)
     out = options.out or options.runs / "comparison"
     refuse_foreign(out)
     found, notes = choose(options.named, options.runs, options.split)

@@ -19,8 +19,9 @@ from ouroboros3d.datamodules.objaverse_download import download_root, fetch_list
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.orbits.true_geometry import SAMPLING_SEED
 from ouroboros3d.datamodules.posed_renders import PosedRenders
-from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
+from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
+from ouroboros3d.datamodules.readers.names import ReaderName
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.rendered_meshes import RenderedMeshes
 from ouroboros3d.datamodules.selection import BUNDLED, Selection, trees_of

@@ -7,14 +7,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ouroboros3d.arguments import OneLineParser
+from ouroboros3d.arguments import parse_run_options
 from ouroboros3d.experiment import Loaded, load
 from ouroboros3d.export.card import model_card
 from ouroboros3d.export.pipeline import COMPONENTS, VARIANTS, OuroborosPipeline
-from ouroboros3d.files import atomic_folder
-from ouroboros3d.lightning_modules.weights import SHIPPED
+from ouroboros3d.files import atomic_folder, refuse_taken
+from ouroboros3d.weight_names import SHIPPED
 
-_DTYPES = ("float32", "float16", "bfloat16")
 # Arguments of a variant that only training uses, besides its parts.
 _OF_TRAINING = {
     *("renderer", "optimizer", "base_weights", "reconstruction_loss", "evaluation", "train", "warmup_steps", "decay"),
@@ -38,26 +37,19 @@ def run(arguments: Sequence[str], shipped: Path = SHIPPED) -> None:
         ValueError: a wrong argument, or a checkpoint that cannot be exported; one line.
         OSError: no such file, a folder that is not empty, or no room.
     """
-    parser = OneLineParser("export")
-    parser.add_argument("--ckpt", "--ckpt_path", dest="checkpoint")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--dtype", choices=_DTYPES, default="float32")
-    options, others = parser.parse_known_args(arguments)
-    if options.out is not None:
-        _refuse_taken(options.out)
-    checkpoint = [f"--ckpt_path={options.checkpoint}"] if options.checkpoint else []
-    loaded = load("export", [*others, *checkpoint], shipped)
-    out = options.out or _own_folder(loaded)
-    _refuse_taken(out)
-    pipeline = to_pipeline(loaded, getattr(torch, options.dtype))
+    loaded = load("export", arguments, shipped)
+    single = parse_run_options("export", arguments).single
+    out, dtype = Path(single["out"]) if "out" in single else _own_folder(loaded), single.get("dtype", "float32")
+    refuse_taken(out)
+    pipeline = to_pipeline(loaded, getattr(torch, dtype))
     with atomic_folder(out) as folder:
         try:
             pipeline.save_pretrained(folder)
         except SafetensorError as error:  # how a full disk reads in its writer
             raise OSError(f"{out}: {error}") from error
-        (folder / "README.md").write_text(model_card(loaded, pipeline, options.dtype), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(loaded, pipeline, dtype), encoding="utf-8")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"export: {type(loaded.variant).__name__} in {options.dtype}, {size / 1e6:.1f} MB, in {out}")
+    print(f"export: {type(loaded.variant).__name__} in {dtype}, {size / 1e6:.1f} MB, in {out}")
     print(f'load it with: OuroborosPipeline.from_pretrained("{out}")  (from ouroboros3d.export)')
 
 
@@ -124,8 +116,3 @@ def _own_folder(loaded: Loaded) -> Path:
     if loaded.checkpoint.parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         raise ValueError(f"out: expected --out FOLDER, since {loaded.checkpoint} is in no run's folder.")
     return run / "export"
-
-
-def _refuse_taken(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out: expected a new or an empty folder, got {out}, which is taken; choose another --out.")

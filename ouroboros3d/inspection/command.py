@@ -1,13 +1,11 @@
 """`python -m ouroboros3d check-data`: what a tree of meshes or renders holds, and whether its cameras are right."""
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -17,14 +15,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ouroboros3d.arguments import OneLineParser
 from ouroboros3d.datamodules.left_out import Ledger
-from ouroboros3d.datamodules.readers.detection import ReaderName, open_tree
+from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.meshes import MeshReader
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.verdicts import Verdict, verdict_path, write_verdict
-from ouroboros3d.files import atomic_write_text, default_cache_dir
+from ouroboros3d.files import atomic_write_text
 from ouroboros3d.inspection import overlays
 from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS
 from ouroboros3d.inspection.check import Check, check_tree, view_set
@@ -34,6 +31,7 @@ from ouroboros3d.inspection.findings.finding import Finding, conclusion
 from ouroboros3d.inspection.findings.maps import map_facts
 from ouroboros3d.inspection.findings.meshes import mesh_facts, mesh_findings, try_assets
 from ouroboros3d.inspection.images import inspect_views
+from ouroboros3d.inspection.options import parse
 from ouroboros3d.inspection.report import Pictured, camera_map, histogram, page
 
 _PICTURED = 12
@@ -50,19 +48,7 @@ def run(arguments: Sequence[str]) -> None:
         ValueError: a wrong argument, or a tree of no known format; one line.
         SystemExit: code 1, where there are errors in the data; 130 if it was interrupted.
     """
-    parser = OneLineParser("check-data")
-    parser.add_argument("root", type=Path)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--cache_dir", type=Path, default=default_cache_dir())
-    parser.add_argument("--objects", type=int, default=32)
-    parser.add_argument("--all", action="store_true")
-    parser.add_argument("--reader", choices=get_args(ReaderName))
-    parser.add_argument("--views_per_object", type=int)
-    parser.add_argument("--assume_rig", action="store_true")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    options = parser.parse_args(arguments)
-    if options.objects < 1 or options.workers < 1:
-        raise ValueError(f"objects, workers: expected at least 1, got {options.objects} and {options.workers}.")
+    options = parse(arguments)
     try:
         findings = _run(options)
     except KeyboardInterrupt:

@@ -6,30 +6,28 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
-from ouroboros3d.arguments import OneLineParser
-from ouroboros3d.datamodules.orbits.maps import MapName
+from ouroboros3d.datamodules.orbits.names import MapName
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
-from ouroboros3d.datamodules.readers.detection import READERS, open_tree
+from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.shards import ShardReader
 from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.rendering.folder import RenderFolder
-from ouroboros3d.datamodules.rendering.jobs import RenderWorker
-from ouroboros3d.datamodules.rendering.process import DEFAULT_MEMORY_MIB, RenderProcess
+from ouroboros3d.datamodules.rendering.process import RenderProcess
 from ouroboros3d.datamodules.rendering.ray_workers import RayWorker, connect, disconnect, workers_per_gpu
 from ouroboros3d.datamodules.rendering.shards import ShardFolder
+from ouroboros3d.rendering.options import parse
 
-_MESH_READERS = [name for name, reader in READERS.items() if issubclass(reader, MeshReader)]
 _EXAMPLES = 10  # of objects that may be wrong
-_MIN_MEMORY_MIB = 1024  # the idle rendering process has 730 of them
+_RIG: dict[str, Any] = {"image_size": 512, "orbits": 1, "views": 16}
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -43,19 +41,10 @@ def run(arguments: Sequence[str]) -> None:
         OSError: the renders cannot be written.
         SystemExit: code 1 if no object could be rendered, 130 if it was interrupted.
     """
-    options = _parser().parse_args(arguments)
+    options = parse(arguments)
     _check(options)
-    rig = OrbitRig(
-        options.size,
-        options.orbits,
-        options.views,
-        tuple(options.elevation_deg),
-        options.radius,
-        options.fov_deg,
-        options.supersampling,
-        options.light,
-        options.seed,
-    )
+    given = {**vars(options), "image_size": options.size}
+    rig = OrbitRig(**_RIG | {one.name: given[one.name] for one in fields(OrbitRig) if given[one.name] is not None})
     assets = _assets(options)
     maps = [name for name in get_args(MapName) if name in (options.maps or ())]
     renders = (ShardFolder if options.shards else RenderFolder)(options.out, rig, maps, up=options.up)
@@ -81,39 +70,6 @@ def run(arguments: Sequence[str]) -> None:
     _report(renders, assets, options.surface_points, time.monotonic() - started)
 
 
-def _parser() -> argparse.ArgumentParser:
-    rig = OrbitRig(image_size=512, orbits=1, views=16)
-    parser = OneLineParser("render")
-    parser.add_argument("root", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--reader", choices=_MESH_READERS)
-    parser.add_argument("--up", choices=("y", "z"))
-    parser.add_argument("--categories", nargs="+")
-    parser.add_argument("--uids", nargs="+")
-    parser.add_argument("--max_objects", type=int)
-    parser.add_argument("--size", type=int, default=rig.image_size)
-    parser.add_argument("--views", type=int, default=rig.views)
-    parser.add_argument("--orbits", type=int, default=rig.orbits)
-    parser.add_argument("--elevation_deg", type=float, nargs=2, default=rig.elevation_deg)
-    parser.add_argument("--radius", type=float, default=rig.radius)
-    parser.add_argument("--fov_deg", type=float, default=rig.fov_deg)
-    parser.add_argument("--supersampling", type=int, default=rig.supersampling)
-    parser.add_argument("--light", type=float, default=rig.light)
-    parser.add_argument("--seed", type=int, default=rig.seed)
-    parser.add_argument("--maps", nargs="+", choices=get_args(MapName))
-    parser.add_argument("--surface_points", type=int, default=0)
-    parser.add_argument("--shards", type=int)
-    parser.add_argument("--workers", type=int)
-    parser.add_argument("--ray-address", "--ray_address")
-    parser.add_argument("--cpus_per_worker", type=float, default=1.0)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--gpus_per_worker", type=float)
-    parser.add_argument("--timeout_s", type=float, default=120.0)
-    parser.add_argument("--memory_mib", type=int, default=DEFAULT_MEMORY_MIB)
-    parser.add_argument("--retry_failed", action="store_true")
-    return parser
-
-
 def _workers(options: argparse.Namespace) -> tuple[int, Callable[[], RenderWorker]]:
     """How many workers there are, and what makes one: a process here, or an actor on a Ray cluster.
 
@@ -134,43 +90,14 @@ def _workers(options: argparse.Namespace) -> tuple[int, Callable[[], RenderWorke
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what the rig does not check, before anything is written.
+    """Refuse what takes torch or a look into folders to know, before anything is written.
 
     Raises:
-        ValueError: a value out of range, no such root, or an output inside it.
+        ValueError: no such device, or an output that holds shards.
     """
-    for name, least in {
-        "size": 1,
-        "workers": 1,
-        "memory_mib": _MIN_MEMORY_MIB,
-        "surface_points": 0,
-        "max_objects": 1,
-        "shards": 1,
-    }.items():
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}.")
-    if not options.cpus_per_worker > 0:
-        raise ValueError(f"cpus_per_worker: expected a positive number of CPUs, got {options.cpus_per_worker:g}.")
     if options.device == "cuda" and options.ray_address is None and not torch.cuda.is_available():
         raise ValueError(
             "device: expected a CUDA device for cuda, got none that torch sees; leave it out to render on the CPU."
-        )
-    if options.gpus_per_worker is not None and options.device != "cuda":
-        raise ValueError(f"gpus_per_worker: expected --device cuda beside it, got {options.device}.")
-    if options.gpus_per_worker is not None and not 0 < options.gpus_per_worker <= 1:
-        raise ValueError(
-            f"gpus_per_worker: expected a share of a GPU, more than 0 and at most 1, got {options.gpus_per_worker:g}."
-        )
-    if not options.timeout_s > 0:
-        raise ValueError(f"timeout_s: expected a positive number of seconds, got {options.timeout_s:g}.")
-    if not options.root.is_dir():
-        state = "is a file" if options.root.exists() else "does not exist"
-        raise ValueError(f"root: expected a folder with meshes, got {options.root}, which {state}.")
-    if options.out.resolve().is_relative_to(options.root.resolve()):
-        raise ValueError(
-            f"out: expected a folder outside of the tree {options.root}, got {options.out}; readers of the tree would "
-            "find the renders in it."
         )
     if not options.shards and ShardReader.matches(options.out):
         raise ValueError(f"out: expected no shards in {options.out} without --shards, got some; name another folder.")

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
 
+from ouroboros3d.arguments import as_arguments, parse_run_options
 from ouroboros3d.datamodules.photos import PhotoDataModule
 from ouroboros3d.run_folders import take_images
 
@@ -24,8 +25,8 @@ def test_predict_keeps_the_cameras_of_training(input_radius: str, expected: floa
     ]
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-    asked = take_images([*of_training, "--image", str(tmp_path / "cup.png")])
-    module = parser.instantiate(parser.parse_args(asked)).data
+    asked = take_images(parse_run_options("predict", [*of_training, "--image", str(tmp_path / "cup.png")]))
+    module = parser.instantiate(parser.parse_args(as_arguments(asked.settings))).data
     assert isinstance(module, PhotoDataModule)
     module.setup("predict")
     (batch,) = module.predict_dataloader()

@@ -23,7 +23,8 @@ from ouroboros3d.datamodules.rendering.jobs import RenderJob
 from ouroboros3d.datamodules.rendering.worker import render_object
 from ouroboros3d.datamodules.splits import read_splits, split_of
 from ouroboros3d.files import sha256_of
-from ouroboros3d.rendering.command import _parser, _workers
+from ouroboros3d.rendering.command import _workers
+from ouroboros3d.rendering.options import parse
 
 UIDS = ["a", "b", "c"]
 RIG = ["--size", "32", "--views", "4", "--supersampling", "1", "--elevation_deg", "10", "40"]
@@ -286,13 +287,13 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_workers_of_this_machine_share_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_this_machine_share_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    arguments = ["tree", "--out", "renders", "--device", "cuda", "--gpus_per_worker", "0.5"]
-    count, start = _workers(_parser().parse_args(arguments))
+    arguments = [str(tmp_path), "--out", "renders", "--device", "cuda", "--gpus_per_worker", "0.5"]
+    count, start = _workers(parse(arguments))
     assert (count, [start()._device for _ in range(count)]) == (4, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"])
-    assert _workers(_parser().parse_args([*arguments, "--workers", "3"]))[0] == 3
-    assert _workers(_parser().parse_args([*arguments, "--workers", "9"]))[0] == 4
+    assert _workers(parse([*arguments, "--workers", "3"]))[0] == 3
+    assert _workers(parse([*arguments, "--workers", "9"]))[0] == 4
 
 
 def test_a_wrong_folder_is_one_line(meshes: Path, rendered: Path, tmp_path: Path) -> None:

@@ -6,16 +6,16 @@ half floats [H, W, 3], where the view's alpha says what is empty.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ouroboros3d.datamodules.orbits.names import MapName
 from ouroboros3d.renderers.rendering import Rendering
 
-MapName = Literal["depth", "normal", "coordinate"]
 FRAME = "opencv_yup"
 _UNIT = 2.0**-14  # scene units a step: reaches 4
 _OBJECT_RADIUS = 0.58  # of the sphere that holds every normalised object

@@ -1,7 +1,7 @@
 """Which format a tree has: every reader is asked, and exactly one must recognise it."""
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from ouroboros3d.datamodules.readers.bpy_renderer import BpyRendererReader
 from ouroboros3d.datamodules.readers.gobjaverse import GObjaverseReader
@@ -9,6 +9,7 @@ from ouroboros3d.datamodules.readers.google_scanned_objects import GoogleScanned
 from ouroboros3d.datamodules.readers.instantmesh import InstantMeshReader
 from ouroboros3d.datamodules.readers.lgm import LGMReader
 from ouroboros3d.datamodules.readers.meshes import MeshFolderReader, MeshReader
+from ouroboros3d.datamodules.readers.names import MESH_READERS, ReaderName
 from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
 from ouroboros3d.datamodules.readers.objaverse_rendering import ObjaverseRenderingReader
 from ouroboros3d.datamodules.readers.objaverse_xl import ObjaverseXLReader
@@ -21,23 +22,6 @@ from ouroboros3d.datamodules.readers.syncdreamer import SyncDreamerGSOReader
 from ouroboros3d.datamodules.readers.trellis import TrellisReader
 from ouroboros3d.datamodules.readers.zero123 import Zero123Reader
 
-ReaderName = Literal[
-    "objaverse",
-    "meshes",
-    "google_scanned_objects",
-    "ouroboros3d",
-    "shards",
-    "bpy_renderer",
-    "objaverse_xl",
-    "objaverse_rendering",
-    "zero123",
-    "gobjaverse",
-    "lgm",
-    "openlrm",
-    "instantmesh",
-    "trellis",
-    "syncdreamer_gso",
-]
 _READERS: tuple[type[MeshReader] | type[PosedReader], ...] = (
     ObjaverseReader,
     MeshFolderReader,
@@ -57,6 +41,7 @@ _READERS: tuple[type[MeshReader] | type[PosedReader], ...] = (
 )
 READERS: dict[str, type[MeshReader] | type[PosedReader]] = {reader.name: reader for reader in _READERS}
 assert tuple(READERS) == get_args(ReaderName)
+assert MESH_READERS == tuple(name for name, reader in READERS.items() if issubclass(reader, MeshReader))
 
 
 def open_tree(

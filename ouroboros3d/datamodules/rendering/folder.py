@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ouroboros3d.datamodules.orbits.maps import MapName
+from ouroboros3d.datamodules.orbits.names import MapName
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.orbits.true_geometry import surface_name
 from ouroboros3d.datamodules.orbits.writing import orbit_name

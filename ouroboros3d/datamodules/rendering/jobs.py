@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
-from ouroboros3d.datamodules.orbits.maps import MapName
+from ouroboros3d.datamodules.orbits.names import MapName
 
 # Part of the folder's description: raise it whenever the same asset and rig give other pixels. The tests hold it to a
 # picture of one object (tests/rendered_pixels.py).

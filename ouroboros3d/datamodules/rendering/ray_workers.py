@@ -38,7 +38,7 @@ def connect(address: str, workers: int | None, cpus: float, gpus: float = 0.0) -
         import ray
     except ImportError as error:
         raise ValueError(
-            f"ray-address: expected Ray, got {error}; install it: pip install 'ouroboros3d[ray]'."
+            f"ray_address: expected Ray, got {error}; install it: pip install 'ouroboros3d[ray]'."
         ) from error
     new = address == "local"
     try:
@@ -51,7 +51,7 @@ def connect(address: str, workers: int | None, cpus: float, gpus: float = 0.0) -
             logging_level=logging.ERROR,
         )
     except Exception as error:  # it raises bare ones too, as where this machine is too busy to start a cluster
-        raise ValueError(f"ray-address: expected a Ray cluster at {address}, got {error}") from error
+        raise ValueError(f"ray_address: expected a Ray cluster at {address}, got {error}") from error
     machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]  # type: ignore[no-untyped-call]
     room = sum(_room(machine, cpus, gpus) for machine in machines)
     if room < 1:
@@ -139,7 +139,7 @@ class RayWorker:
                     there = ray.get(self._actor.version.remote())
                     if there != RENDERER_VERSION:
                         raise ValueError(
-                            f"ray-address: expected version {RENDERER_VERSION} of the renderer on every machine, got "
+                            f"ray_address: expected version {RENDERER_VERSION} of the renderer on every machine, got "
                             f"{there}; install the same ouroboros3d everywhere."
                         )
                 result: RenderResult = ray.get(self._actor.run.remote(job))
@@ -148,13 +148,13 @@ class RayWorker:
                 if error.actor_init_failed:
                     reason = str(error).strip().splitlines()[-1]
                     raise ValueError(
-                        f"ray-address: expected ouroboros3d on every machine of the cluster, got {reason}"
+                        f"ray_address: expected ouroboros3d on every machine of the cluster, got {reason}"
                     ) from error
                 self._actor = None
                 if self.closed:
                     break
             except ray.exceptions.RayTaskError as error:
-                raise ValueError(f"ray-address: {error.cause}") from error
+                raise ValueError(f"ray_address: {error.cause}") from error
         return RenderResult("crash", f"its Ray actor was lost {_MAX_LOST} times")
 
     def kill(self) -> None:

@@ -91,7 +91,7 @@ def test_a_worker_killed_in_the_middle_of_an_object_changes_no_file(
     killed: list[int] = []
     killer = threading.Thread(target=kill_one_in_the_middle, args=(out, killed), daemon=True)
     killer.start()
-    main(["render", str(root), "--out", str(out), *OPTIONS, "--ray-address", "local", "--workers", "2"])
+    main(["render", str(root), "--out", str(out), *OPTIONS, "--ray_address", "local", "--workers", "2"])
     killer.join(timeout=10)
     assert killed
     assert "8 of 8 objects" in capsys.readouterr().out
@@ -122,7 +122,7 @@ def test_actors_reserve_what_they_are_told_to(address: str, tmp_path: Path, caps
     import ray
 
     root = write_meshes(tmp_path / "tree", {"thing": slab(0)})
-    command = ["render", str(root), "--out", str(tmp_path / "out"), "--ray-address", address]
+    command = ["render", str(root), "--out", str(tmp_path / "out"), "--ray_address", address]
     for options, expected in [
         (["--device", "cuda"], "starts on cuda with 6144 MiB, got exit status 1: expected a CUDA device, got none"),
         (["--cpus_per_worker", "3"], "expected a machine of the cluster that has them, got 3 and 0 on 2 CPUs, 2 GPUs"),
@@ -160,7 +160,7 @@ def test_a_machine_without_this_package_is_one_line(
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         with pytest.raises(SystemExit):
-            main(["render", str(root), "--out", str(here / "out"), "--ray-address", cluster.address])
+            main(["render", str(root), "--out", str(here / "out"), "--ray_address", cluster.address])
     finally:
         cluster.shutdown()
     line = capsys.readouterr().err.splitlines()[-1]
@@ -175,13 +175,13 @@ def test_a_cluster_that_is_not_there_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_meshes(tmp_path / "tree", {"thing": slab(0)})
-    arguments = ["render", str(root), "--out", str(tmp_path / "out"), "--ray-address"]
+    arguments = ["render", str(root), "--out", str(tmp_path / "out"), "--ray_address"]
     for address, expected in [("auto", "expected a Ray cluster at auto"), ("127.0.0.1:1", "cluster at 127.0.0.1:1")]:
         with pytest.raises(SystemExit) as error:
             main([*arguments, address])
         assert error.value.code == 2
         line = capsys.readouterr().err.splitlines()[-1]
-        assert line.startswith("ouroboros3d: error: ray-address: ")
+        assert line.startswith("ouroboros3d: error: ray_address: ")
         assert expected in line
 
     def too_busy(**_: object) -> None:

@@ -65,6 +65,6 @@ def test_a_mesh_with_textures_is_rendered_on_the_gpu_in_this_process(tmp_path: P
 @pytest.mark.slow
 def test_an_actor_renders_on_the_gpu_that_ray_reserves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_meshes(tmp_path / "tree", {f"thing{index}": slab(index) for index in range(3)})
-    command = ["render", str(root), "--out", str(tmp_path / "out"), *RIG, "--ray-address", "local"]
+    command = ["render", str(root), "--out", str(tmp_path / "out"), *RIG, "--ray_address", "local"]
     main([*command, "--device", "cuda", "--gpus_per_worker", "0.5", "--workers", "2"])
     assert "3 of 3 objects" in capsys.readouterr().out
