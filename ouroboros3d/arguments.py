@@ -206,10 +206,17 @@ def check_run_options(options: RunOptions) -> None:
     for image in options.images:
         if not Path(image).is_file():
             raise FileNotFoundError(f"image: no file {image}.")
-    if (run := single.get("resume")) is not None and not Path(run, "config.yaml").exists():
-        raise FileNotFoundError(
-            f"resume: expected the folder of a run, such as runs/recursive/version_0, got {run} without a config.yaml."
-        )
+    if (run := single.get("resume")) is not None:
+        if taken := [name for name in ("ckpt_path", "runs", "experiment", "version") if name in single]:
+            raise ValueError(
+                f"resume: expected no --{taken[0]}, since a run goes on from its own last checkpoint, where it is; "
+                "leave one of the two out."
+            )
+        if not Path(run, "config.yaml").exists():
+            raise FileNotFoundError(
+                f"resume: expected the folder of a run, such as runs/recursive/version_0, got {run} without a "
+                "config.yaml."
+            )
     if "ckpt_path" in single:
         _check_checkpoint_file(single["ckpt_path"])
     if single.get("dtype", _DTYPES[0]) not in _DTYPES:

@@ -28,6 +28,7 @@ from ouroboros3d.arguments import (
     parse_run_options,
 )
 from ouroboros3d.callbacks.averaging import MovingAverage
+from ouroboros3d.callbacks.optimizer import ConfiguredOptimizer
 from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost_a_process
 from ouroboros3d.callbacks.results import ResultsWriter
@@ -214,8 +215,12 @@ def run(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> None
     check_run_options(options)
     placed = _place(options, shipped)
     watch = ProcessWatch()
-    writers: dict[str, list[Callback]] = {"test": [ResultsWriter()], "predict": [PredictionWriter()]}
-    callbacks = [watch, *writers.get(command, [])]
+    own: dict[str, list[Callback]] = {
+        "fit": [ConfiguredOptimizer()],
+        "test": [ResultsWriter()],
+        "predict": [PredictionWriter()],
+    }
+    callbacks = [watch, *own.get(command, [])]
     training = lock_run(placed.folder) if command == "fit" else None
     resumed = "resume" in options.single
     try:

@@ -71,12 +71,11 @@ def lock_run(folder: Path | None) -> IO[str] | None:
 
 def _resume(options: RunOptions, run: Path) -> Placed:
     """Go on with a run in its own folder, from its last checkpoint, or from its beginning where it has none yet."""
-    for name in ("ckpt_path", "runs", "experiment", "version"):
-        if name in options.single:
-            raise ValueError(
-                f"resume: expected no --{name}, since a run goes on from its own last checkpoint in its own folder; "
-                "leave one of the two out."
-            )
+    if named := _named(options):
+        raise ValueError(
+            f"resume: expected configurations without {', '.join(named)}, since a run goes on in its own folder, got "
+            f"{', '.join(options.configs)}."
+        )
     config = run / "config.yaml"
     content = read_configuration(config)
     own = _named_folder(content)

@@ -42,8 +42,8 @@ COMMAND --help shows a command's options. Set OUROBOROS3D_DEBUG=1 to see the tra
 
 Train a variant. The run goes to runs/NAME/version_N: config.yaml, checkpoints/, pictures/, TensorBoard events.
 
-  --resume RUN              go on with a run that was cut off, in its own folder, exactly as if it had not been;
-                            other options after it hold for the rest of the run only
+  --resume RUN              go on with a run that was cut off, in its own folder, exactly as if it had not been; other
+                            options, such as another --model.optimizer.init_args.lr, hold until it ends or stops again
   --ckpt_path FILE          go on from any checkpoint of the same variant, in a new run
   --model.base_weights FILE start from other weights: a .safetensors, a checkpoint, bundled:recursive or bundled:staged,
                             which are trained and come with this package, or null for random ones

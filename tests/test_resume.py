@@ -85,7 +85,7 @@ def steps_of(run: Path, tag: str) -> list[int]:
     return [event.step for event in events.Scalars(tag)]
 
 
-def test_a_killed_run_goes_on_exactly(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_run_goes_on_exactly(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     main([*RECURSIVE, *STEPS, "--version=whole"])
     whole, cut = here / "runs/recursive/whole", here / "runs/recursive/cut"
     killed(*RECURSIVE, *STEPS, "--version=cut", before=partial(_die_in, "training_step", 6))
@@ -105,15 +105,19 @@ def test_a_killed_run_goes_on_exactly(here: Path, capsys: pytest.CaptureFixture[
     # A finished run ends at once; with more steps to do it goes on.
     main(["fit", "--resume=runs/recursive/cut"])
     assert_same_checkpoints(cut, whole)
-    main(["fit", "--resume=runs/recursive/cut", "--trainer.max_steps=8"])
+    rate = "--model.optimizer.init_args.lr=0.001"
+    main(["fit", "--resume=runs/recursive/cut", "--trainer.max_steps=8", rate])
     last = torch.load(cut / "checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 8
+    assert {group["initial_lr"] for group in last["optimizer_states"][0]["param_groups"]} == {0.001, 0.008}
+    changed = [event for event in caplog.messages if "in place of the checkpoint's" in event]
+    assert changed == ["optimizer: lr is 0.001 from here on, in place of the checkpoint's 0.0003."]
     # What was asked for besides the run's own configuration is in the run.
     history = yaml.safe_load((cut / "resumed.yaml").read_text())
     assert history == [
         {"step": 5, "options": []},
         {"step": 7, "options": []},
-        {"step": 7, "options": ["--trainer.max_steps=8"]},
+        {"step": 7, "options": ["--trainer.max_steps=8", rate]},
     ]
 
 
@@ -170,6 +174,8 @@ def test_what_cannot_go_on_gets_one_line(here: Path, capsys: pytest.CaptureFixtu
     run = here / "runs/recursive/one"
     assert "no --version" in refusal(f"--resume={run}", "--version=two")
     assert "no --ckpt_path" in refusal(f"--resume={run}", "--ckpt_path=last.ckpt")
+    Path("elsewhere.yaml").write_text("experiment: elsewhere")
+    assert "configurations without experiment" in refusal(f"--resume={run}", "--config=elsewhere.yaml")
     last = run / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
     assert "last.ckpt: expected a checkpoint" in refusal(f"--resume={run}")
