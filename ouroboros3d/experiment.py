@@ -7,44 +7,37 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import yaml
-from jsonargparse import ArgumentError, Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ouroboros3d.arguments import (
-    RunOptions,
-    Setting,
-    as_arguments,
-    check_run_options,
-    did_you_mean,
-    parse_run_options,
-)
+from ouroboros3d.arguments import RunOptions, Setting, as_arguments, check_run_options, parse_run_options
 from ouroboros3d.callbacks.averaging import MovingAverage
+from ouroboros3d.callbacks.checkpoints import of_a_restore
 from ouroboros3d.callbacks.optimizer import ConfiguredOptimizer
 from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost_a_process
 from ouroboros3d.callbacks.results import ResultsWriter
-from ouroboros3d.configurations import PACKAGES, check_yaml, foreign_class
-from ouroboros3d.earlier_configurations import text_up_to_date
-from ouroboros3d.files import atomic_write, remove_parts, sha256_of
+from ouroboros3d.callbacks.run_folder import RunFolderWatch, check_folder
+from ouroboros3d.files import remove_parts, sha256_of, atomic_write
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, check_files, read_checkpoint
-from ouroboros3d.run_folders import LOCK, Placed, choose, lock_run, place_fit, place_use, take_images
+from ouroboros3d.parsing import Parser, meant, parsing
+from ouroboros3d.run_folders import Placed, choose, lock_run, place_fit, place_use, remove_claim, take_images
 from ouroboros3d.weight_names import SHIPPED, checkpoint_file
 
 _DEFAULTS = Path(__file__).with_name("defaults.yaml")
-_LONG_HELP = {
-    "--help.all": "--help",
-    "--model.help": "--model.help=ouroboros3d.lightning_modules.staged.Staged",
-    "--data.help": "--data.help=ouroboros3d.datamodules.objaverse.ObjaverseDataModule",
+_LONG_HELP: dict[Setting, Setting] = {
+    ("--help.all", None): ("--help", None),
+    ("--model.help", None): ("--model.help", "ouroboros3d.lightning_modules.staged.Staged"),
+    ("--data.help", None): ("--data.help", "ouroboros3d.datamodules.objaverse.ObjaverseDataModule"),
 }
 # Settings of the data that say how fast it comes and not what it is.
 _WITHOUT_EFFECT = {
@@ -52,24 +45,6 @@ _WITHOUT_EFFECT = {
     *("cache_dir", "render_workers", "render_timeout_s", "retry_failed", "ignore_check"),
 }
 _log = logging.getLogger("ouroboros3d")
-
-
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser: errors are one line and leave the exit to `cli.main`; names are never abbreviated."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - jsonargparse's
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message as `ValueError`, with what was meant by a name that nobody knows."""
-        if unknown := re.match(r"unrecognized arguments: --([\w.]+)|Option '([\w.]+)' is not accepted", message):
-            like = did_you_mean(f"--{unknown[1] or unknown[2]}", self._option_string_actions)
-            message = f"{message}; {like}".rstrip("; ")
-        raise ValueError(_meant(message)) from ex
-
-    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:  # noqa: ANN401 - jsonargparse's own
-        """As jsonargparse, which calls it for every file too; what earlier versions saved has the names of today."""
-        return super().parse_string(text_up_to_date(content), *args, **kwargs)
 
 
 class WholeConfig(SaveConfigCallback):
@@ -156,6 +131,8 @@ class Commands(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Look for the files that training starts from, before large networks are built; place the logger."""
         config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            _check_work(config.trainer)
         weights = config.model.init_args.base_weights
         if weights is not None:
             weights = PaperWeights(**weights) if isinstance(weights, Namespace) else weights
@@ -215,8 +192,9 @@ def run(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> None
     check_run_options(options)
     placed = _place(options, shipped)
     watch = ProcessWatch()
+    watched = RunFolderWatch(placed.folder if command == "fit" and is_first_process() else None)
     own: dict[str, list[Callback]] = {
-        "fit": [ConfiguredOptimizer()],
+        "fit": [ConfiguredOptimizer(), watched],
         "test": [ResultsWriter()],
         "predict": [PredictionWriter()],
     }
@@ -224,7 +202,7 @@ def run(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> None
     training = lock_run(placed.folder) if command == "fit" else None
     resumed = "resume" in options.single
     try:
-        with _parsing(options.allowed):
+        with parsing(options.allowed):
             Commands(
                 ImageTo3D,
                 LightningDataModule,
@@ -241,63 +219,38 @@ def run(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> None
                     name: {"default_config_files": [str(_DEFAULTS)]} for name in ("fit", "validate", "test", "predict")
                 },
                 seed_everything_default=0,
-                args=[command, *placed.arguments],
+                args=[command, *as_arguments(placed.settings)],
             )
     except (ArgumentError, ValueError) as error:  # of the parser, or of a class that it instantiates
-        raise ValueError(_meant(str(error))) from error
-    except RuntimeError as error:
-        if not lost_a_process(error):
-            raise
-        raise ConnectionError(watch.explain()) from error
+        raise ValueError(meant(str(error))) from error
     except SIGTERMException as stopped:  # a SystemExit that would say success
         raise SystemExit(128 + signal.SIGTERM) from stopped
+    except Exception as error:
+        if isinstance(error, RuntimeError) and lost_a_process(error):
+            raise ConnectionError(watch.explain()) from error
+        if watched.folder and not watched.folder.is_dir():  # what writes into it in a thread of its own found out first
+            check_folder(watched.folder)
+        if not of_a_restore(error):
+            raise
+        checkpoint = dict(placed.settings).get("--ckpt_path")
+        raise ValueError(
+            f"{checkpoint}: expected a checkpoint that a run wrote, got one that nothing can go on from "
+            f"({type(error).__name__}: {error}); it is damaged or of another version, so use another one."
+        ) from error
     finally:
         if training:
             training.close()
         if placed.is_new and placed.folder and is_first_process():  # a command that was refused leaves nothing behind
-            if [path.name for path in placed.folder.iterdir()] == [LOCK]:
-                (placed.folder / LOCK).unlink()
-            for folder in (placed.folder, *placed.folder.parents[:2]):
-                with suppress(OSError):  # not empty
-                    folder.rmdir()
+            remove_claim(placed.folder)
 
 
 def _place(options: RunOptions, shipped: Path) -> Placed:
     """What a command line means; help needs no place."""
-    if any(option in _LONG_HELP for option, _ in options.settings):
-        return Placed([_LONG_HELP.get(a, a) for a in as_arguments(options.settings)], None, is_new=False)
+    if {option for option, _ in options.settings} & {option for option, _ in _LONG_HELP}:
+        return Placed([_LONG_HELP.get(setting, setting) for setting in options.settings], None, is_new=False)
     if options.command == "fit":
         return place_fit(options)
     return place_use(take_images(options) if options.command == "predict" else options, shipped)
-
-
-@contextmanager
-def _parsing(allowed: Sequence[str]) -> Iterator[None]:
-    """What jsonargparse may do: import from these packages alone, and read YAML within bounds.
-
-    An object that is typed as `Any` is not made: it could be of any class, and any function is callable in its place.
-
-    Args:
-        allowed: packages that the user trusts besides.
-    """
-    load = get_loader("yaml")
-
-    def load_within_bounds(text: str) -> Any:  # noqa: ANN401 - what YAML holds
-        check_yaml(text, "configuration")
-        return load(text)
-
-    set_parsing_settings(
-        instantiate_subclass_spec_in_any=False,
-        import_path_denylist=["*"],
-        import_path_allowlist=[*PACKAGES, *allowed],
-    )
-    set_loader("yaml", load_within_bounds, exceptions=(yaml.YAMLError,))
-    try:
-        yield
-    finally:
-        set_loader("yaml", load, exceptions=(yaml.YAMLError,))
-        # The settings are the process's; the next command line says anew whom it trusts.
-        set_parsing_settings(import_path_denylist=sorted({*allowed} - {*PACKAGES}))
 
 
 class Loading(Commands):
@@ -355,7 +308,7 @@ def load(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> Loa
         ("--data.init_args.images", "[]"),
     ]
     try:
-        with _parsing(options.allowed):
+        with parsing(options.allowed):
             loading = Loading(
                 ImageTo3D,
                 LightningDataModule,
@@ -369,13 +322,28 @@ def load(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> Loa
                 args=as_arguments(settings),
             )
     except (ArgumentError, ValueError) as error:  # of the parser, or of a class that it instantiates
-        raise ValueError(_meant(str(error))) from error
+        raise ValueError(meant(str(error))) from error
     variant = loading.model
     assert isinstance(variant, ImageTo3D)
     content = read_checkpoint(chosen.checkpoint)
     variant.load_state_dict(adapted(variant, content, str(chosen.checkpoint)))
     config = yaml.safe_load(loading.parser.dump(loading.config, skip_none=False))
     return Loaded(variant, config, chosen.checkpoint, content)
+
+
+def _check_work(trainer: Namespace) -> None:
+    """Refuse values of the Trainer with which nothing would be trained.
+
+    Raises:
+        ValueError: in one line.
+    """
+    if trainer.accumulate_grad_batches < 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches: expected at least 1 batch a step, got {trainer.accumulate_grad_batches}."
+        )
+    for name in ("limit_train_batches", "max_steps", "max_epochs"):
+        if trainer[name] == 0:
+            raise ValueError(f"trainer.{name}: expected something to train, got 0; leave it out for all there is.")
 
 
 def _first_step(config: Any) -> int:  # noqa: ANN401 - jsonargparse's Namespace
@@ -385,23 +353,6 @@ def _first_step(config: Any) -> int:  # noqa: ANN401 - jsonargparse's Namespace
 
 def _folder(config: Any) -> Path:  # noqa: ANN401 - jsonargparse's Namespace has what is put into it
     return Path(config.runs, config.experiment, config.version)
-
-
-def _meant(message: str) -> str:
-    """Of jsonargparse's list of failed alternatives the one that was meant: an optional object is not None."""
-    if missing := re.search(r"No module named '([\w.]+)'. Got value: (\S+)", message):
-        package = missing[1].split(".")[0]
-        return f"{missing[2]}: no module named {missing[1]!r}; pip install {package}, or name another class."
-    key = re.search(r'Parser key "([\w.]+)"', message)
-    place = key[1] if key else "model or data"
-    if denied := re.search(r"Importing '([^']*)' is not allowed", message):
-        return foreign_class(place, denied[1])
-    alternatives = r"Does not validate.*?Errors:\s*- (.*?)\s*(?:- Expected an? (?!path|dot|import)|Given value type)"
-    if found := re.search(alternatives, message, re.DOTALL):
-        return f"{place}: " + re.sub(
-            r"- Expected a path but [^\n]* either not accessible or invalid\s*(?:- )?", "", found[1]
-        )
-    return message
 
 
 def _quieten() -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ouroboros3d.arguments import RunOptions, Setting, as_arguments, folder_name, inline
+from ouroboros3d.arguments import RunOptions, Setting, folder_name, inline
 from ouroboros3d.callbacks.processes import is_first_process
 from ouroboros3d.configurations import for_fit, for_use, of_this_machine, read_configuration
 from ouroboros3d.files import lock
@@ -30,12 +30,12 @@ _TRAINED_AS = {"inference_combined": "staged"}
 class Placed(NamedTuple):
     """What a command does where.
 
-    arguments: for Lightning's parser.
+    settings: for Lightning's parser.
     folder: of the run; None where nothing is done.
     is_new: whether this command made it.
     """
 
-    arguments: list[str]
+    settings: list[Setting]
     folder: Path | None
     is_new: bool
 
@@ -90,7 +90,7 @@ def _resume(options: RunOptions, run: Path) -> Placed:
     if last.exists():
         _read_checkpoint(str(last), _TO_RESUME)
         settings += [("--ckpt_path", str(last)), ("--model.init_args.base_weights", "null")]  # it holds every weight
-    return Placed(as_arguments(settings), None if options.only_prints else own, is_new=False)
+    return Placed(settings, None if options.only_prints else own, is_new=False)
 
 
 def _new_run(
@@ -100,11 +100,11 @@ def _new_run(
         # Lightning tells every rank the first one's folder before anything is written.
         folder = runs / experiment / os.environ.get(_VERSION_OF_LAUNCHER, version or "version_0")
     elif options.only_prints:
-        return Placed(as_arguments([*settings, *_place(runs, experiment, version)]), None, is_new=False)
+        return Placed([*settings, *_place(runs, experiment, version)], None, is_new=False)
     else:
         folder = claim(runs / experiment, version)
         os.environ[_VERSION_OF_LAUNCHER] = folder.name
-    return Placed(as_arguments([*settings, *_place(runs, experiment, folder.name)]), folder, is_new=True)
+    return Placed([*settings, *_place(runs, experiment, folder.name)], folder, is_new=True)
 
 
 def _place(runs: Path, experiment: str, version: str | None) -> list[Setting]:
@@ -124,6 +124,15 @@ def claim(experiment: Path, version: str | None) -> Path:
     )
 
 
+def remove_claim(folder: Path) -> None:
+    """Remove a run's folder, and those around it, as far as there is nothing in them but the lock."""
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
+        (folder / LOCK).unlink()
+    for empty in (folder, *folder.parents[:2]):
+        with suppress(OSError):  # not empty, or gone
+            empty.rmdir()
+
+
 def _read_checkpoint(name: str, needs: Sequence[str]) -> dict[str, Any]:
     """What a checkpoint holds, if that is what a command needs."""
     content = read_checkpoint(checkpoint_file(name))
@@ -141,7 +150,7 @@ def place_use(options: RunOptions, shipped: Path = SHIPPED) -> Placed:
     settings, configs, checkpoint = choose(options, shipped)
     named, run = _named(options), _run_of(configs)
     if run and not {"experiment", "version"} & named.keys():
-        return Placed(as_arguments([*settings, *_place(run.parents[1], run.parent.name, run.name)]), run, is_new=False)
+        return Placed([*settings, *_place(run.parents[1], run.parent.name, run.name)], run, is_new=False)
     own_name = "staged" if configs else checkpoint.stem  # weights that describe themselves are called as their file
     experiment = named.get("experiment") or _experiment_name(configs) or own_name
     return _new_run(options, settings, Path(named.get("runs", "runs")), experiment, named.get("version"))

@@ -44,6 +44,18 @@ def _die_in(method: str, after: int) -> None:
     setattr(Recursive, method, die)
 
 
+def _move_after(steps: int, run: str) -> None:
+    """Let somebody move this process's run, once it has made a given number of steps."""
+    whole = Recursive.training_step
+
+    def step(self: Recursive, *arguments: Any) -> Any:
+        if self.global_step == steps:
+            Path(run).rename(Path(run).with_name("away"))
+        return whole(self, *arguments)
+
+    Recursive.training_step = step
+
+
 def _die_while_saving(number: int, share: float) -> None:
     """Let this process be killed in its n-th checkpoint, when a share of the checkpoint's bytes is written."""
     whole, left = torch.save, [number]
@@ -183,3 +195,32 @@ def test_what_cannot_go_on_gets_one_line(here: Path, capsys: pytest.CaptureFixtu
     assert "at the path that its config.yaml names" in refusal(f"--resume={moved}")
     (moved / "config.yaml").write_text("model: [")
     assert "got" in refusal(f"--resume={moved}")
+
+
+def test_a_run_whose_folder_is_moved_ends_with_one_line(here: Path) -> None:
+    run = here / "runs/recursive/moved"
+    started = Command(*RECURSIVE, "--trainer.max_steps=4", "--version=moved", before=partial(_move_after, 2, str(run)))
+    assert started.wait() == 2
+    lines = [line for line in started.printed.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    assert "runs/recursive/moved to stay while the fit writes to it, got none with a config.yaml" in lines[0]
+    assert not run.exists(), "nothing makes it anew"
+    run.with_name("away").rename(run)
+    main(["fit", "--resume=runs/recursive/moved"])
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("accumulate_grad_batches=0", "trainer.accumulate_grad_batches: expected at least 1 batch a step, got 0"),
+        ("limit_train_batches=0", "trainer.limit_train_batches: expected something to train, got 0"),
+        ("limit_train_batches=0.0", "trainer.limit_train_batches: expected something to train, got 0"),
+        ("max_steps=0", "trainer.max_steps: expected something to train, got 0"),
+    ],
+)
+def test_a_fit_with_nothing_to_do_gets_one_line(
+    option: str, expected: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in commands.refusal(capsys, *RECURSIVE, f"--trainer.{option}")
+    assert not Path("runs").exists()

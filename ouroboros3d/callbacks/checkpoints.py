@@ -3,6 +3,7 @@
 import logging
 import shutil
 import signal
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -200,6 +201,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 f"{path}: expected to save about {_mib(needed)}, got {reason.strerror!r} with {_mib(free)} free; "
                 f"the checkpoints before it are whole. Make room, then go on with: {how_to_go_on(path.parents[1])}"
             ) from error
+
+
+def of_a_restore(error: Exception) -> bool:
+    """Whether an error came up while Lightning took over a checkpoint's state: values may be of any type in it."""
+    return any(
+        frame.filename.endswith("connectors/checkpoint_connector.py") and "restore" in frame.name
+        for frame in traceback.extract_tb(error.__traceback__)
+    )
 
 
 def how_to_go_on(run: Path | str | None) -> str:

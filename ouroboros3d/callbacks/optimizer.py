@@ -27,8 +27,18 @@ class ConfiguredOptimizer(Callback):
         self._before: dict[str, Any] | None = None  # what the checkpoint's optimiser was
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember which optimiser the moments are of."""
+        """Remember which optimiser the moments are of.
+
+        Raises:
+            ValueError: there are none, which Lightning would not mind.
+        """
         self._before = checkpoint.get(_KEY)
+        for name in ("optimizer_states", "lr_schedulers"):
+            if (found := len(checkpoint.get(name, ()))) != 1:
+                raise ValueError(
+                    f"ckpt_path: expected a checkpoint that a run wrote, with one entry of {name}, got {found}; "
+                    "weights alone are what --model.base_weights takes."
+                )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say which optimiser the moments are of."""

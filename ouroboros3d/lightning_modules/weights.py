@@ -37,6 +37,14 @@ from ouroboros3d.weight_names import BASE, SHIPPED, checkpoint_file
 _log = logging.getLogger(__name__)
 # Parameters that a variant adds to the staged ones; a staged checkpoint leaves them as they start.
 _ADAPTERS = "unet.cond_encoder."
+# What everything that reads a checkpoint takes for granted.
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("state_dict", "current_model_state", "averaging_state", "callbacks", "loops"), dict),
+    **dict.fromkeys([f"ouroboros3d_{name}" for name in ("meaning", "optimizer", "config", "sources")], dict),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
+    **dict.fromkeys(("global_step", "epoch", "ouroboros3d_seed"), int),
+    **dict.fromkeys(("pytorch-lightning_version", "ouroboros3d_variant"), str),
+}
 # What Lightning keeps there says which class to import and make; ours says that in a run's config.yaml.
 _NAMES_CLASSES = ("hyper_parameters", "datamodule_hyper_parameters")
 _NEW = (r"^cond_encoder\.", WITHOUT_EFFECT)
@@ -160,7 +168,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if path.suffix == ".safetensors":
         state, about = read_variant(path)
-        return {
+        described = {
             "state_dict": state,
             "global_step": about["steps"],
             "pytorch-lightning_version": metadata.version("lightning"),  # nothing in it is Lightning's to migrate
@@ -170,6 +178,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "ouroboros3d_config": about["config"],
             "ouroboros3d_sources": about["sources"],
         }
+        _check_types(described, path)
+        return described
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -180,13 +190,32 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: expected a checkpoint of this project, got a truncated file or one of another kind."
         ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+    if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"{path}: expected a checkpoint of this project, got a file without a state_dict.")
+    _check_types(content, path)
     if named := [name for name in _NAMES_CLASSES if name in content]:
         raise ValueError(
             f"{path}: expected a checkpoint of this project, without {named[0]}, which name classes, got some."
         )
     return content
+
+
+def _check_types(content: dict[str, Any], path: Path) -> None:
+    """Whether what a checkpoint holds is of the kinds that everything which reads it takes for granted."""
+    for name, value in content.items():
+        kind = _TYPES.get(name, object)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ValueError(
+                f"{path}: expected a checkpoint of this project, whose {name} is of type {kind.__name__}, got "
+                f"{type(value).__name__}; it is damaged or of another kind."
+            )
+    for name, kind in (("state_dict", Tensor), ("current_model_state", Tensor), ("callbacks", dict)):
+        for key, value in content.get(name, {}).items():
+            if not isinstance(value, kind):
+                raise ValueError(
+                    f"{path}: expected a checkpoint of this project, whose {name} holds {kind.__name__}s, got "
+                    f"{type(value).__name__} for {key!r}; it is damaged or of another kind."
+                )
 
 
 def meaning(module: nn.Module) -> dict[str, Any]:

@@ -131,3 +131,11 @@ def test_another_optimiser_is_refused(half: Path, tmp_path: Path) -> None:
     }
     with pytest.raises(ValueError, match=r"got torch\.optim\.adamw\.AdamW of 1 parameters; keep model\.optimizer"):
         train(tmp_path, 8, frozen, half)
+
+
+@pytest.mark.parametrize("name", ["optimizer_states", "lr_schedulers"])
+def test_a_checkpoint_without_moments_is_refused(name: str, half: Path, tmp_path: Path) -> None:
+    content = torch.load(half, weights_only=True)
+    torch.save({**content, name: []}, half)
+    with pytest.raises(ValueError, match=f"with one entry of {name}, got 0; weights alone are what --model"):
+        train(tmp_path, 8, Two(torch.optim.AdamW, weight_decay=0.1), half)
