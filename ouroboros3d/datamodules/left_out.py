@@ -20,7 +20,7 @@ from ouroboros3d.files import append_line, atomic_write_text
 
 log = logging.getLogger(__name__)
 
-FoundBy = Literal["render", "read", "check"]
+FoundBy = Literal["list", "render", "read", "check"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class LeftOut:
     """Why an object is left out.
 
     Args:
-        found_by: `render` could not render its mesh, `read` could not read its views, or `check` found an error of its
-            own.
+        found_by: a `list` of its tree names it and it is not on disk, `render` could not render its mesh, `read` could
+            not read its views, or `check` found an error of its own.
         reason: in one line.
-        listed: the list that says so.
+        listed: the list that says so; of what is not on disk, the tree.
     """
 
     found_by: FoundBy
@@ -137,7 +137,8 @@ def say_left_out(split: Split, total: int, left_out: Mapping[str, LeftOut]) -> N
     if not left_out:
         return
     counts = Counter(one.found_by for one in left_out.values())
-    ways_out = ["--data.retry_failed true tries again"] if counts.keys() - {"check"} else []
+    ways_out = ["they count as soon as they are on disk"] if counts["list"] else []
+    ways_out += ["--data.retry_failed true tries again"] if counts["render"] or counts["read"] else []
     ways_out += ["--data.ignore_check true takes what check-data found"] if counts["check"] else []
     log.warning(
         "%d of %d %s objects are left out (found by %s; %s), listed in %s: %s%s",

@@ -61,16 +61,23 @@ class PosedRenders(OneTree):
     def left_out(
         self, asked_for: Mapping[Split, Sequence[str]], tested: Split | None, surface_points: int
     ) -> dict[str, LeftOut]:
-        """Those that are listed; the objects of a test are opened, since its protocol names all cameras."""
+        """Those that are listed or not on disk; the objects of a test are opened, since its protocol names all cameras.
+
+        Objects that a list of the tree names and that are not there are all known at once, and count once they are.
+        """
+        names = [name for part in asked_for.values() for name in part]
+        gone = self.tree.absent()
+        reason = "expected on disk, since a list of the tree names it, got no folder."
+        absent = {name: LeftOut("list", reason, self.tree.root) for name in names if self.uid(name) in gone}
         if tested:
             listed = self.listed(asked_for[tested])
             for name in asked_for[tested]:
-                if name not in listed:
+                if name not in listed and name not in absent:
                     try:
                         self.object(name)
                     except SampleError as error:
                         self.ledger.add(self.uid(name), str(error))
-        return self.listed([name for names in asked_for.values() for name in names])
+        return self.listed(names) | absent
 
     def refuse_failed_check(self, used: Collection[str]) -> None:
         """The verdict on the tree as it is opened.

@@ -97,6 +97,37 @@ def test_training_ends_with_the_object_listed_and_goes_on_without_it(
     assert listed(cache) == {}
 
 
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_all_that_a_list_names_and_is_not_on_disk_is_found_at_once(
+    stage: Split, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    split: Split = "train" if stage == "fit" else "test"
+    here, *away = named(split, 5)
+    root = write(tmp_path / "tree", here)
+    (root / "train.txt").write_text("".join(f"{uid}\n" for uid in (here, *away)))
+    data = opened(root, stage)
+    assert f"4 of 5 {split} objects are left out (found by list: 4; they count as soon as they are on disk)" in caplog.text
+    assert {row["uid"] for row in data.left_out_rows()} == set(away)
+    if stage == "test":
+        assert data.tested_uids() == [here]
+        assert sorted(data.failed) == sorted(away)  # rows of a test without values
+    else:
+        assert {uid for uid, _ in shown(data)} == {here}
+    write(root, *away)
+    caplog.clear()
+    data = opened(root, stage)
+    assert "left out" not in caplog.text
+    assert data.left_out_rows() == []
+
+
+def test_unknown_uids_are_refused_at_once(tmp_path: Path, cache: Path) -> None:
+    root, names = write(tmp_path / "tree", *named("train", 2)), tmp_path / "names.txt"
+    wrong = [f"nobody{number:02d}" for number in range(30)]
+    names.write_text("".join(f"{uid}\n" for uid in (*named("train", 2), *wrong)))
+    with pytest.raises(ValueError, match=r"2 objects of .*, got 30 others: 'nobody00', .* 'nobody19' \.\.\.;"):
+        opened(root, uids=names)
+
+
 def test_nothing_is_listed_where_the_tree_is_away(tmp_path: Path, cache: Path) -> None:
     data = opened(write(tmp_path / "tree", *named("train", 3)))
     shutil.rmtree(tmp_path / "tree")

@@ -329,6 +329,11 @@ def test_zero123_validates_on_the_end_of_its_list(tmp_path: Path) -> None:
     reader = opened(tmp_path)
     assert reader.uids == listed
     assert reader.listed_splits() == dict.fromkeys(listed[297:], "val")
+    assert opened(tmp_path).absent() == set(listed)  # one look tells: none of them is there
+    (tmp_path / "valid_paths.json").write_text(json.dumps(["thing", "away"]))
+    assert opened(tmp_path).absent() == {"away"}
+    (tmp_path / "valid_paths.json").unlink()
+    assert opened(tmp_path).absent() == frozenset()
     (tmp_path / "valid_paths.json").write_text(json.dumps(["../outside"]))
     with pytest.raises(ValueError, match="can name a file"):
         _ = opened(tmp_path).uids

@@ -62,6 +62,10 @@ class InstantMeshReader(PosedReader):
                     return [str(uid) for uid in parse_json(read_regular(path, MAX_LIST_BYTES))["good_objs"]]
         return folder_names(self._views)
 
+    def absent(self) -> frozenset[str]:
+        """The `good_objs` without a folder."""
+        return frozenset(self.uids).difference(folder_names(self._views))
+
     def _read(self, uid: str) -> PosedObject:
         """One object.
 

@@ -58,9 +58,21 @@ class Ouroboros3DReader(PosedReader):
         """The objects that have at least one folder."""
         return list(self._folders)
 
+    def absent(self) -> frozenset[str]:
+        """Those of `train.txt` without a folder."""
+        return frozenset(self._folders.keys() - self._found.keys())
+
     @cached_property
     def _folders(self) -> dict[str, list[str]]:
-        """The orbits of every object, relative to the root."""
+        """The orbits of every object, relative to the root: of those in the tree's list, where it has one for all."""
+        found, listed = self._found, self.root / "train.txt"
+        if self._ours or not listed.is_file() or self._lists_hold_out:
+            return found
+        return {uid: found.get(uid, [uid]) for uid in map(_last, read_listed(listed, "lines"))}
+
+    @cached_property
+    def _found(self) -> dict[str, list[str]]:
+        """The orbits of every object that has a folder."""
         names = folder_names(self.root)
         if any((self.root / name / "meta.json").is_file() for name in names[:16]):
             if self._ours:
@@ -69,13 +81,8 @@ class Ouroboros3DReader(PosedReader):
                     if match := _ORBIT.fullmatch(name):
                         grouped.setdefault(match[1], []).append(name)
                 return {uid: orbits for uid, orbits in grouped.items() if orbit_name(uid, 0) in orbits}
-            found = {name: [name] for name in names}
-        else:
-            found = {uid: [f"{shard}/{uid}"] for shard in names for uid in folder_names(self.root / shard)}
-        listed = self.root / "train.txt"
-        if not listed.is_file() or self._lists_hold_out:
-            return found
-        return {uid: found.get(uid, [uid]) for uid in map(_last, read_listed(listed, "lines"))}
+            return {name: [name] for name in names}
+        return {uid: [f"{shard}/{uid}"] for shard in names for uid in folder_names(self.root / shard)}
 
     @cached_property
     def _ours(self) -> bool:

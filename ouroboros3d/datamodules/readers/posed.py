@@ -105,6 +105,10 @@ class PosedReader(TreeReader):
         """One folder an object."""
         return folder_names(self.root)
 
+    def absent(self) -> frozenset[str]:
+        """The objects that a list of the tree names and that have no folder, from one look at the folders there are."""
+        return frozenset()
+
     def read(self, uid: str) -> PosedObject:
         """Cameras and files of one object; pixels are not read yet.
 

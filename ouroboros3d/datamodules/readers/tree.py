@@ -12,6 +12,8 @@ from typing import ClassVar
 from ouroboros3d.datamodules.splits import Split
 from ouroboros3d.datamodules.untrusted import MAX_NAME_BYTES, UntrustedError, can_name_a_file, listed_names, parse_json
 
+_SHOWN = 20  # names in a message
+
 
 class TreeReader(ABC):
     """A tree of objects in one format on disk.
@@ -91,7 +93,7 @@ class TreeReader(ABC):
 
 
 def check_known(argument: str, wanted: set[str], known: Iterable[str], where: str) -> None:
-    """Refuse names that are not known, naming close ones.
+    """Refuse names that are not known, all at once, naming close ones of the first.
 
     Args:
         argument: what the names were given as.
@@ -102,12 +104,14 @@ def check_known(argument: str, wanted: set[str], known: Iterable[str], where: st
     Raises:
         ValueError: an unknown name.
     """
-    for name in sorted(wanted - set(known)):
-        names = sorted(known)
+    if unknown := sorted(wanted - set(known)):
+        name, names = unknown[0], sorted(known)
         inside = [other for other in names if name.lower().replace(" ", "_") in other.lower()]
         near = list(dict.fromkeys(difflib.get_close_matches(name, names, n=5) + inside))[:5]
         hint = f"did you mean {', '.join(near)}?" if near else f"for example {', '.join(names[:5]) or 'none'}."
-        raise ValueError(f"{argument}: expected names among the {where}, got {name!r}; {hint}")
+        others = f"{len(unknown)} others: " if unknown[1:] else ""
+        shown = ", ".join(map(repr, unknown[:_SHOWN])) + (" ..." if unknown[_SHOWN:] else "")
+        raise ValueError(f"{argument}: expected names among the {where}, got {others}{shown}; {hint}")
 
 
 def read_uids(argument: str, given: list[str] | Path | None) -> list[str] | None:

@@ -59,6 +59,10 @@ class TrellisReader(PosedReader):
         with reraise_as(UntrustedError, f"{path}: expected a column sha256"), path.open(newline="") as file:
             return [row["sha256"] or "" for row in csv.DictReader(file) if row.get(rendered, "True") == "True"]
 
+    def absent(self) -> frozenset[str]:
+        """Those of `metadata.csv` without a folder."""
+        return frozenset(self.uids).difference(folder_names(self._views))
+
     def _read(self, uid: str) -> PosedObject:
         """One object.
 

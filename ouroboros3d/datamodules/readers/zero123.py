@@ -35,6 +35,10 @@ class Zero123Reader(PosedReader):
         """The objects of `valid_paths.json`, or every folder where there is no such list."""
         return read_listed(self.root / LIST, "array") if (self.root / LIST).is_file() else folder_names(self.root)
 
+    def absent(self) -> frozenset[str]:
+        """Those of `valid_paths.json` without a folder."""
+        return frozenset(self.uids).difference(folder_names(self.root))
+
     def listed_splits(self) -> dict[str, Split]:
         """The last 1 % of the list validates, as in Zero123's own training; it has no test objects of its own."""
         if not (self.root / LIST).is_file():
