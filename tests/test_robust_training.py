@@ -1,11 +1,14 @@
 """Training that survives what happens to it: numbers that are not finite, signals, a full disk."""
 
 import logging
+import multiprocessing
 import os
 import re
 import resource
 import signal
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import torch
 from commands import working_in
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from processes import Command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -240,6 +244,37 @@ def test_a_run_that_is_told_to_stop_saves_its_last_step_and_goes_on_exactly(
     assert_same_state(run, whole_run)
     for tag in ("train/loss", "val/novel_psnr_foreground"):
         assert curve(run, tag) == curve(whole_run, tag)
+
+
+def _signal_the_group(number: signal.Signals) -> None:
+    """Let this process send its whole group, loader workers included, a signal in its third step."""
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    whole = Recursive.training_step
+
+    def step(self: Recursive, *arguments: Any) -> Tensor:
+        if self.global_step == 2:
+            assert len(multiprocessing.active_children()) >= 2, "loader workers"
+            os.killpg(0, number)
+            time.sleep(0.5)  # time for a worker to end, and for the loader to notice
+        return whole(self, *arguments)
+
+    Recursive.training_step = step  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_a_signal_to_all_processes_of_a_run_ends_it_as_one_to_the_first(
+    number: signal.Signals, here: Path, whole_run: Path
+) -> None:
+    workers = ["--data.num_workers=2"]
+    started = Command(*FIT, *STEPS, *workers, before=partial(_signal_the_group, number))
+    assert started.wait() == 128 + number, started.printed
+    run = here / "runs/recursive/version_0"
+    assert f"Stopped by {number.name} after step 3. Go on with" in started.printed
+    assert "Traceback" not in started.printed
+    assert last(run)["global_step"] == 3
+    main(["fit", "--resume=runs/recursive/version_0", *workers])
+    assert_same_state(run, whole_run)
 
 
 def test_a_full_disk_ends_in_one_line_and_keeps_the_checkpoint_before(

@@ -20,8 +20,8 @@ from ouroboros3d.lightning_modules.weights import read_checkpoint
 from ouroboros3d.weight_names import checkpoint_file
 
 _log = logging.getLogger("ouroboros3d")
-# The terminal's Ctrl-C, a scheduler's notice, and what schedulers are asked to send some time before it.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# The terminal's Ctrl-C and its end, a scheduler's notice, and what schedulers are asked to send some time before it.
+_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 
 
 class LastCheckpoint(Checkpoint):
@@ -33,7 +33,8 @@ class LastCheckpoint(Checkpoint):
     Where a validation follows the step, it is written after it: a run that goes on from a checkpoint validates no more
     at that step. As a `Checkpoint` it comes after the `ModelCheckpoint` before it, whose best score is then in it.
 
-    SIGTERM, SIGINT (Ctrl-C) or SIGUSR1, sent to one process or to all, end training after the optimiser step in which
+    SIGTERM, SIGINT (Ctrl-C), SIGHUP (unless it is ignored, as under nohup) or SIGUSR1, sent to one process or to all,
+    those that load data included, end training after the optimiser step in which
     they come, accumulated batches included, with a checkpoint of that step and exit code 128 + signal. A validation is
     left at its next batch, and made from its beginning by the run that goes on. The one after the very last step is
     never made again by Lightning, so there the checkpoint before stays, and the steps since then are made again.
@@ -55,6 +56,8 @@ class LastCheckpoint(Checkpoint):
         """Take the signals over from Lightning, whose handlers leave an optimiser step at any point."""
         self._received = self._agreed = self._saved = 0
         for number in _SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             signal.signal(number, self._receive)  # Lightning puts back what was there before, when the fit ends
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

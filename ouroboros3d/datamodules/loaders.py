@@ -7,7 +7,8 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ouroboros3d.batch import MultiviewBatch
-from ouroboros3d.datamodules.datasets import GO_ON, MultiviewDataset, Sample, SampleKey
+from ouroboros3d.datamodules.datasets import GO_ON, Draw, MultiviewDataset, Sample
+from ouroboros3d.datamodules.loader_workers import deaf_children
 from ouroboros3d.datamodules.splits import hashed_integer
 
 
@@ -63,7 +64,9 @@ class SampleLoader(DataLoader[Sample]):
             OSError: as `MultiviewDataset`.
             ValueError: as there, or nothing of a batch can be read while other processes go through theirs in step.
         """
-        for batch in super().__iter__():
+        with deaf_children():
+            batches = super().__iter__()
+        for batch in batches:
             if isinstance(batch, (ValueError, OSError)):
                 raise batch
             if batch is not None:

@@ -14,6 +14,7 @@ from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.datamodules.augmentation import ObjectAugmentation
 from ouroboros3d.datamodules.datasets import PUBLISHED_VIEWS, MultiviewDataset, Sample, ViewSelection, collate
 from ouroboros3d.datamodules.left_out import LeftOut, say_left_out
+from ouroboros3d.datamodules.loader_workers import heed_the_parent
 from ouroboros3d.datamodules.loaders import DrawSampler, ResumableLoader, SampleLoader
 from ouroboros3d.datamodules.objaverse_download import download_root, fetch_lists, fetch_objects
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
@@ -309,6 +310,7 @@ class ObjaverseDataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=partial(collate, num_views=self.num_views, input_radius=self.input_radius),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=heed_the_parent,
         )
 
     def val_dataloader(self) -> DataLoader[Sample] | list[DataLoader[Sample]]:
@@ -364,4 +366,5 @@ class ObjaverseDataModule(LightningDataModule):
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=partial(collate, num_views=self.num_views, input_radius=self.input_radius),
+            worker_init_fn=heed_the_parent,
         )
