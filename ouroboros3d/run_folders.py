@@ -19,6 +19,7 @@ from ouroboros3d.weight_names import SHIPPED, checkpoint_file, checkpoint_name
 LOCK = ".fit.lock"
 """The file in a run's folder that a running fit holds."""
 
+_EVENTS = "events.out.tfevents."  # TensorBoard's
 _EXAMPLE = Path(__file__).parent / "datamodules" / "bundled" / "example.png"
 _VERSION_OF_LAUNCHER = "OUROBOROS3D_RUN_VERSION"  # processes that a strategy starts join the first one's run
 _TO_USE = ("global_step", "pytorch-lightning_version")
@@ -113,21 +114,44 @@ def _place(runs: Path, experiment: str, version: str | None) -> list[Setting]:
 
 
 def claim(experiment: Path, version: str | None) -> Path:
-    """Make a run's folder: the named one, or the first version_N that is free; of two processes each gets its own."""
+    """Make a run's folder: the named one, or the first version_N that is free; of two processes each gets its own.
+
+    A named one may be there if nothing began in it: what was stopped while it prepared its data can be called again.
+    """
     for name in [version] if version else map("version_{}".format, itertools.count()):
         with suppress(FileExistsError):
             (experiment / name).mkdir(parents=True)
             return experiment / name
+    if version and _nothing_began(experiment / version):
+        for path in (experiment / version).glob(f"{_EVENTS}*"):
+            path.unlink()
+        return experiment / version
     raise FileExistsError(
         f"run folder: {experiment / str(version)} exists already, and a run never overwrites another; "
         "choose another --version or leave it out."
     )
 
 
+def _nothing_began(folder: Path) -> bool:
+    """Whether a folder holds no more than the lock, and events without a run, of what ended before its first step."""
+    if not folder.is_dir() or not _is_empty(folder):
+        return False
+    try:
+        lock(folder / LOCK).close()
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(path.name == LOCK or path.name.startswith(_EVENTS) for path in folder.iterdir())
+
+
 def remove_claim(folder: Path) -> None:
-    """Remove a run's folder, and those around it, as far as there is nothing in them but the lock."""
-    if folder.is_dir() and [path.name for path in folder.iterdir()] == [LOCK]:
-        (folder / LOCK).unlink()
+    """Remove a run's folder, and those around it, as far as nothing began in it."""
+    if folder.is_dir() and _is_empty(folder):
+        for path in folder.iterdir():
+            path.unlink()
     for empty in (folder, *folder.parents[:2]):
         with suppress(OSError):  # not empty, or gone
             empty.rmdir()

@@ -17,6 +17,8 @@ from processes import Command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ouroboros3d.cli import main
+from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
+from ouroboros3d.files import lock
 from ouroboros3d.lightning_modules.recursive import Recursive
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +44,11 @@ def _die_in(method: str, after: int) -> None:
         return whole(self, *arguments)
 
     setattr(Recursive, method, die)
+
+
+def _end_while_preparing(number: signal.Signals) -> None:
+    """Let this process get a signal while it prepares its data, which may take hours."""
+    ObjaverseDataModule.prepare_data = lambda self: os.kill(os.getpid(), number)
 
 
 def _move_after(steps: int, run: str) -> None:
@@ -195,6 +202,26 @@ def test_what_cannot_go_on_gets_one_line(here: Path, capsys: pytest.CaptureFixtu
     assert "at the path that its config.yaml names" in refusal(f"--resume={moved}")
     (moved / "config.yaml").write_text("model: [")
     assert "got" in refusal(f"--resume={moved}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_what_was_stopped_before_its_first_step_can_be_called_again(
+    number: signal.Signals, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*RECURSIVE, "--version=mine", "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
+    assert Command(*command, before=partial(_end_while_preparing, number)).wait() == -number
+    run = here / "runs/recursive/mine"
+    assert [path.name for path in run.iterdir()] == [".fit.lock"]
+    # Not while another one holds it, nor where anything began.
+    with lock(run / ".fit.lock"):
+        assert "mine exists already" in commands.refusal(capsys, *command)
+    (run / "config.yaml").touch()
+    assert "mine exists already" in commands.refusal(capsys, *command)
+    (run / "config.yaml").unlink()
+    (run / "events.out.tfevents.1.x").touch()
+    main(command)
+    assert not (run / "events.out.tfevents.1.x").exists()
+    assert (run / "checkpoints/last.ckpt").is_file()
 
 
 def test_a_run_whose_folder_is_moved_ends_with_one_line(here: Path) -> None:
