@@ -127,6 +127,24 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("target", ["/proc/self/pagemap", "/proc/kmsg", "/dev/zero"])
+def test_links_to_files_without_an_end_are_listed(target: str, tmp_path: Path) -> None:
+    """Whoever opens the first reads 256 GiB of zeros; the second waits for the kernel to say something."""
+    if not os.access(target, os.R_OK):
+        pytest.skip(f"{target} cannot be read by this user")
+    root, out = write_meshes(tmp_path / "tree", {"a": slab(0)}), tmp_path / "out"
+    (root / "endless.ply").symlink_to(target)
+    main(["render", str(root), "--out", str(out), "--workers", "1", *RIG, "--views", "2", "--orbits", "1"])
+    (entry,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
+    assert entry["uid"] == "endless"
+    assert (out / "a-00/meta.json").is_file()
+    names = tmp_path / "names.txt"
+    names.symlink_to(target)
+    with pytest.raises(SystemExit):
+        main(["render", str(root), "--out", str(tmp_path / "other"), *RIG, "--uids", str(names)])
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_names_with_spaces_are_whole_in_every_list(tmp_path: Path) -> None:
     uids = ["red chair", "red sofa", "red table"]
     assert [split_of(uid) for uid in uids] == ["test", "train", "train"]

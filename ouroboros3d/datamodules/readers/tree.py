@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from ouroboros3d.datamodules.splits import Split
-from ouroboros3d.datamodules.untrusted import MAX_NAME_BYTES, UntrustedError, can_name_a_file, listed_names, parse_json
+from ouroboros3d.datamodules.untrusted import (
+    MAX_LIST_BYTES,
+    MAX_NAME_BYTES,
+    UntrustedError,
+    can_name_a_file,
+    listed_names,
+    parse_json,
+    read_regular,
+)
 
 _SHOWN = 20  # names in a message
 
@@ -127,7 +135,7 @@ def read_uids(argument: str, given: list[str] | Path | None) -> list[str] | None
     if not isinstance(given, Path):
         return given
     try:
-        text = given.read_text()
+        text = read_regular(given, MAX_LIST_BYTES).decode()
         uids = parse_json(text) if text.lstrip().startswith("[") else listed_names(text)
     except (OSError, ValueError) as error:
         raise ValueError(

@@ -1,6 +1,7 @@
 """TRELLIS's renders (microsoft/TRELLIS): `renders/<sha256>/transforms.json` and `000.png`, also `renders_cond/`."""
 
 import csv
+import io
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from ouroboros3d.datamodules.readers.poses import BLENDER, pinhole
 from ouroboros3d.datamodules.readers.stored import ObjectFiles, first_folders, folder_names
 from ouroboros3d.datamodules.untrusted import (
     MAX_DESCRIPTION_BYTES,
+    MAX_LIST_BYTES,
     UntrustedError,
     parse_json,
     read_regular,
@@ -56,8 +58,9 @@ class TrellisReader(PosedReader):
         if not path.is_file():
             return folder_names(self._views)
         rendered = "cond_rendered" if self._views.name == "renders_cond" else "rendered"
-        with reraise_as(UntrustedError, f"{path}: expected a column sha256"), path.open(newline="") as file:
-            return [row["sha256"] or "" for row in csv.DictReader(file) if row.get(rendered, "True") == "True"]
+        with reraise_as(UntrustedError, f"{path}: expected a column sha256"):
+            rows = csv.DictReader(io.StringIO(read_regular(path, MAX_LIST_BYTES).decode(), newline=""))
+            return [row["sha256"] or "" for row in rows if row.get(rendered, "True") == "True"]
 
     def absent(self) -> frozenset[str]:
         """Those of `metadata.csv` without a folder."""
