@@ -7,6 +7,7 @@ rendered again by another one.
 
 import logging
 import os
+import secrets
 import socket
 from typing import Any
 
@@ -33,14 +34,17 @@ def connect(address: str, workers: int | None, cpus: float, gpus: float = 0.0) -
     Raises:
         ValueError: Ray is not installed, there is no such cluster, or none of its machines has room for an actor.
     """
+    new = address == "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if new and "RAY_AUTH_MODE" not in os.environ:
+        # Its ports are open to the network, and whoever reaches them could run code: ask for what only its parts know.
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
         import ray
     except ImportError as error:
         raise ValueError(
             f"ray_address: expected Ray, got {error}; install it: pip install 'ouroboros3d[ray]'."
         ) from error
-    new = address == "local"
     try:
         _reach(address)
         ray.init(

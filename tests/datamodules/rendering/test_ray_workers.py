@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -168,6 +169,34 @@ def test_a_machine_without_this_package_is_one_line(
         "expected ouroboros3d on every machine of the cluster, got ImportError: nothing is installed here"
     )
     assert not (here / "out/failures.jsonl").exists()
+
+
+_OWN_CLUSTER = """
+import os, subprocess, sys
+from ouroboros3d.rendering.ray_workers import connect, disconnect
+connect("local", 1, 1.0)
+import ray
+address = ray.get_runtime_context().gcs_address
+join = '''
+import ray, sys
+ray.init(sys.argv[1], log_to_driver=False)
+print(ray.get(ray.remote(lambda: 'let in').remote()))
+'''
+for more in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64}, {}):
+    command = [sys.executable, "-c", join, address]
+    ended = subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True)
+    print(ended.returncode, "let in" in ended.stdout)
+disconnect()
+"""
+
+
+@pytest.mark.slow  # Ray takes its time to give up
+def test_a_cluster_of_this_machine_lets_nobody_in_without_its_token(here: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    command = [sys.executable, "-c", _OWN_CLUSTER]
+    ended = subprocess.run(command, env={**variables, "HOME": str(here)}, capture_output=True, text=True)
+    assert ended.stdout.splitlines() == ["1 False", "1 False", "0 True"], ended.stderr
+    assert not (here / ".ray/auth_token").exists(), "no token is kept"
 
 
 @pytest.mark.slow  # Ray takes its time to find nobody
