@@ -120,6 +120,7 @@ def test_a_configuration_says_where_its_runs_go(here: Path) -> None:
     assert placed("--config=night.yaml") == Path("lab/mine/version_7")
     assert placed("--config=night.yaml", "--config=day.yaml") == Path("lab/yours/version_7")
     assert placed("--config=night.yaml", "--version=8", "--runs=here") == Path("here/mine/version_8")
+    Path("lab/mine/version_7/config.yaml").touch()  # a run that began
     with pytest.raises(FileExistsError, match="lab/mine/version_7 exists already"):
         placed("--config=night.yaml")
     Path("night.yaml").write_text("version: ../../etc\n")

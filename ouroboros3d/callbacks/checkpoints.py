@@ -34,10 +34,10 @@ class LastCheckpoint(Checkpoint):
     at that step. As a `Checkpoint` it comes after the `ModelCheckpoint` before it, whose best score is then in it.
 
     SIGTERM, SIGINT (Ctrl-C), SIGHUP (unless it is ignored, as under nohup) or SIGUSR1, sent to one process or to all,
-    those that load data included, end training after the optimiser step in which
-    they come, accumulated batches included, with a checkpoint of that step and exit code 128 + signal. A validation is
-    left at its next batch, and made from its beginning by the run that goes on. The one after the very last step is
-    never made again by Lightning, so there the checkpoint before stays, and the steps since then are made again.
+    those that load data included, end training after the optimiser step in which they come, accumulated batches
+    included, with a checkpoint of that step and exit code 128 + signal. A validation is left at its next batch, and
+    made from its beginning by the run that goes on. The one after the very last step is never made again by Lightning,
+    so there the checkpoint before stays, and the steps since then are made again.
 
     Args:
         every_n_steps: optimiser steps between two; what a kill can lose.
