@@ -264,7 +264,9 @@ def table(found: dict[str, float]) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns of loader and step that are measured")
     parser.add_argument("--scale", type=Path, nargs="*", default=[], help="configurations on top of the desk scale")
     parser.add_argument("--full", action="store_true", help="also render a whole tree")

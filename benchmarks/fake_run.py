@@ -53,7 +53,7 @@ def configuration(*arguments: str) -> Config:
 
 def built(config: Config) -> tuple[ImageTo3D, LightningDataModule]:
     """Model and data of a configuration."""
-    parser = ArgumentParser()
+    parser = ArgumentParser(allow_abbrev=False)
     parser.add_subclass_arguments(ImageTo3D, "model", fail_untyped=False)  # as the command line does
     parser.add_subclass_arguments(LightningDataModule, "data")
     made = parser.instantiate(parser.parse_object({name: config[name] for name in ("model", "data")}))

@@ -1,6 +1,6 @@
 """Does a recursive network use its feedback? The error of its estimates with several maps, over that without.
 
-    python benchmarks/feedback.py --ckpt CKPT [--root TREE] [--objects N] [--sigmas 1 3 10 80] [--json FILE]
+    python benchmarks/feedback.py --ckpt_path CKPT [--root TREE] [--objects N] [--sigmas 1 3 10 80] [--json FILE]
 
 For each held-out object and noise level the same noisy views are denoised with
 
@@ -107,8 +107,10 @@ def held_out(checkpoint: Path, root: str | None, objects: int | None) -> Objaver
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt", required=True, help="a checkpoint of a recursive run, or bundled:recursive")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--ckpt_path", required=True, help="a checkpoint of a recursive run, or bundled:recursive")
     parser.add_argument("--root", help="tree whose test objects are taken; the run's own by default")
     parser.add_argument("--objects", type=int, help="at most so many")
     parser.add_argument("--sigmas", type=float, nargs="+", default=[0.3, 1.0, 3.0, 10.0, 30.0, 80.0])
@@ -117,9 +119,11 @@ def main() -> None:
     try:
         if min(arguments.sigmas) <= 0:
             raise ValueError(f"sigmas: expected noise levels above 0, got {min(arguments.sigmas):g}.")
-        loaded = load("feedback", [f"--ckpt_path={arguments.ckpt}"])
+        loaded = load("export", [f"--ckpt_path={arguments.ckpt_path}"])
         if not (isinstance(loaded.variant, Recursive) and loaded.variant.unet.feedback_maps):
-            raise ValueError(f"ckpt: expected a recursive variant with feedback, got {arguments.ckpt} without.")
+            raise ValueError(
+                f"ckpt_path: expected a recursive variant with feedback, got {arguments.ckpt_path} without."
+            )
         data = held_out(loaded.checkpoint, arguments.root, arguments.objects)
     except (ValueError, OSError) as error:
         sys.exit(f"feedback.py: error: {' '.join(str(error).split())}")

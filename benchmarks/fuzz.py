@@ -361,7 +361,9 @@ def tables(found: dict[str, Outcome]) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("root", type=Path, nargs="?", default=BUNDLED, help="a tree of meshes; the bundled one")
     parser.add_argument("--count", type=int, default=2000, help="damaged files")
     parser.add_argument("--seed", type=int, default=0)

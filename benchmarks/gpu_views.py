@@ -21,7 +21,9 @@ LAB = Path(__file__).parents[1] / "ablations" / "scales" / "lab.yaml"
 
 
 def main(args: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--root", type=Path, help="a tree in the Objaverse layout; the bundled one", default=None)
     parser.add_argument("--out", type=Path, default=Path(".gpu/views.tar"))
     parser.add_argument("--limit_mib", type=float, default=36.0, help="what the archive may weigh")

@@ -189,7 +189,9 @@ def row(lever: Lever, scale: list[Path], repeats: int) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--names", nargs="+", help="rows to make; all by default")
     parser.add_argument("--scale", type=Path, nargs="+", default=[PAPER], help="configurations on top of the ablation")
     parser.add_argument("--repeats", type=int, default=3, help="measured steps of a row")

@@ -53,7 +53,9 @@ def measure(path: Path, views: int, size: int, supersampling: int, rounds: int) 
 
 
 def main(args: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--root", type=Path, default=BUNDLED, help="a tree in the Objaverse layout; the bundled one")
     parser.add_argument("--faces", type=int, default=10_000, help="wanted number of faces")
     parser.add_argument("--objects", type=int, default=3, help="how many objects")

@@ -70,7 +70,9 @@ def quality(model: ImageTo3D, data: ObjaverseDataModule, sigmas: list[float], gu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--weights", required=True, help="as --model.base_weights")
     parser.add_argument("--root", help="tree whose test objects are taken; the bundled ones by default")
     parser.add_argument("--objects", type=int, help="at most so many")

@@ -177,7 +177,9 @@ def table(found: dict[str, float], flops: dict[str, float]) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns that are measured")
     parser.add_argument("--desk", type=Path, nargs="*", default=[], help="configurations on top of the desk scale")
     parser.add_argument("--paper", type=Path, nargs="+", default=[PAPER], help="the scale that is counted")

@@ -51,7 +51,9 @@ def table(runs: Sequence[Run], trees: Sequence[Path]) -> list[list[object]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the table of the runs that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--trees", type=Path, nargs="+", required=True)

@@ -121,6 +121,7 @@ def main() -> None:
         prog="python -m ouroboros3d.base_weights",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--diffusion", type=Path, help="checkpoint of the U-Net and the image encoder")

@@ -10,8 +10,8 @@ from commands import refusal
 
 from ouroboros3d.cli import main
 from ouroboros3d.files import sha256_of
-from ouroboros3d.lightning_modules.weights import SHIPPED, shipped_names
 from ouroboros3d.networks.own_weights import read_variant
+from ouroboros3d.weight_names import SHIPPED, shipped_names
 
 ABLATIONS = Path(__file__).parents[1] / "ablations"
 VALUES = ("max_objects=1", "rig.orbits=1", "rig.supersampling=1", "surface_points=0", "render_workers=1")

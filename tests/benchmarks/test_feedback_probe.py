@@ -44,9 +44,9 @@ def test_a_network_that_uses_feedback_tells_the_maps_apart(feedback):
 
 
 def test_what_has_no_feedback_is_one_line(feedback, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["feedback.py", "--ckpt", str(tmp_path / "none.ckpt")])
+    monkeypatch.setattr(sys, "argv", ["feedback.py", "--ckpt_path", str(tmp_path / "none.ckpt")])
     with pytest.raises(SystemExit, match=r"feedback.py: error: ckpt_path: no file .*none.ckpt"):
         feedback.main()
-    monkeypatch.setattr(sys, "argv", ["feedback.py", "--ckpt", "x", "--sigmas", "1", "-1"])
+    monkeypatch.setattr(sys, "argv", ["feedback.py", "--ckpt_path", "x", "--sigmas", "1", "-1"])
     with pytest.raises(SystemExit, match="expected noise levels above 0, got -1"):
         feedback.main()
