@@ -223,7 +223,7 @@ def of_this_machine(config: dict[str, Any], source: str, given: Collection[str])
 def _is_cache(folder: Path) -> bool:
     """Whether a folder is where this package keeps views already."""
     kept = folder.expanduser()
-    return any((kept / name).is_dir() for name in ("quarantine", "checks")) or any(kept.glob("*px-*/index.jsonl"))
+    return any((kept / name).is_dir() for name in ("left_out", "checks")) or any(kept.glob("*px-*/index.jsonl"))
 
 
 def check_classes(config: Any, source: str, packages: Sequence[str]) -> None:  # noqa: ANN401

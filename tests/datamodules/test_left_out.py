@@ -106,7 +106,9 @@ def test_all_that_a_list_names_and_is_not_on_disk_is_found_at_once(
     root = write(tmp_path / "tree", here)
     (root / "train.txt").write_text("".join(f"{uid}\n" for uid in (here, *away)))
     data = opened(root, stage)
-    assert f"4 of 5 {split} objects are left out (found by list: 4; they count as soon as they are on disk)" in caplog.text
+    assert (
+        f"4 of 5 {split} objects are left out (found by list: 4; they count as soon as they are on disk)" in caplog.text
+    )
     assert {row["uid"] for row in data.left_out_rows()} == set(away)
     if stage == "test":
         assert data.tested_uids() == [here]
