@@ -26,7 +26,7 @@ from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost_a_process
 from ouroboros3d.callbacks.results import ResultsWriter
 from ouroboros3d.callbacks.run_folder import RunFolderWatch, check_folder
-from ouroboros3d.files import remove_parts, sha256_of, atomic_write
+from ouroboros3d.files import atomic_write, remove_parts, sha256_of
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, check_files, read_checkpoint
 from ouroboros3d.parsing import Parser, meant, parsing

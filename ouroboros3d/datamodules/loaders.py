@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ouroboros3d.batch import MultiviewBatch
-from ouroboros3d.datamodules.datasets import GO_ON, Draw, MultiviewDataset, Sample
+from ouroboros3d.datamodules.datasets import GO_ON, MultiviewDataset, Sample, SampleKey
 from ouroboros3d.datamodules.loader_workers import deaf_children
 from ouroboros3d.datamodules.splits import hashed_integer
 

@@ -21,6 +21,7 @@ from ouroboros3d.datamodules.readers.meshes import Asset, MeshReader
 from ouroboros3d.datamodules.readers.shards import ShardReader
 from ouroboros3d.datamodules.readers.tree import read_uids
 from ouroboros3d.datamodules.rendering.folder import RenderFolder
+from ouroboros3d.datamodules.rendering.jobs import RenderWorker
 from ouroboros3d.datamodules.rendering.process import RenderProcess
 from ouroboros3d.datamodules.rendering.ray_workers import RayWorker, connect, disconnect, workers_per_gpu
 from ouroboros3d.datamodules.rendering.shards import ShardFolder
