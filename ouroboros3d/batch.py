@@ -31,7 +31,7 @@ class MultiviewBatch:
         surface: [B, P] points of the true surface in the object's own frame, where geometry is measured; else None.
         occupancy: [B, R, R, R] bool, truly solid cells of a cube around the object in its own frame; else None.
         coordinates: [B, V, 3, H, W] true surface points that `cameras` see, scene units; `alpha` says where there is
-            one. None where geometry is not measured.
+            one, and NaN where none is known all the same. None where geometry is not measured.
     """
 
     uids: tuple[str, ...]

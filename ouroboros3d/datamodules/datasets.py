@@ -6,8 +6,8 @@ where it stopped.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,7 +45,8 @@ class Sample:
         rgba: [V + T, H, W, 4] uint8, straight alpha; the input view first.
         cameras: [V + T] in the object's frame.
         background: [3] in [0, 1].
-        geometry: true geometry in the object's frame, its V coordinate maps those of the generated views, or None.
+        geometry: true geometry in the object's frame, or None.
+        coordinates: [V, H, W, 3] true surface points that the generated views show, in the object's frame, or None.
     """
 
     uid: str
@@ -53,6 +54,7 @@ class Sample:
     cameras: Cameras
     background: Tensor
     geometry: TrueGeometry | None = None
+    coordinates: Tensor | None = None
 
 
 class MultiviewDataset(Dataset[Sample]):
@@ -72,6 +74,7 @@ class MultiviewDataset(Dataset[Sample]):
         background: what the views are composited on; `random` is white in fixed samples.
         seed: of the random samples.
         surface_points: points of the true surface in fixed samples; 0 = no true geometry.
+        true_coordinates: whether fixed samples without it have true coordinates all the same, by their views' depth.
         view_selection: `uniform` takes views that are evenly spread from the input on; `published` takes those of the
             published loader.
         augmentation: of random samples; fixed ones show the objects as they are.
@@ -86,6 +89,7 @@ class MultiviewDataset(Dataset[Sample]):
         background: Background,
         seed: int,
         surface_points: int = 0,
+        true_coordinates: bool = False,
         view_selection: ViewSelection = "uniform",
         augmentation: ObjectAugmentation = ObjectAugmentation(),  # noqa: B008 - frozen
     ) -> None:
@@ -96,6 +100,7 @@ class MultiviewDataset(Dataset[Sample]):
         self.background = background
         self.seed = seed
         self.surface_points = surface_points
+        self.true_coordinates = true_coordinates
         self.view_selection = view_selection
         self.augmentation = augmentation
 
@@ -154,12 +159,15 @@ class MultiviewDataset(Dataset[Sample]):
         others = [view for view in range(len(cameras.c2w_opencv)) if view not in generated]
         # By a hash of each view's number: more views, or other generated ones, leave the order of the rest as it is.
         targets = sorted(others, key=lambda view: hashed_uniform("target", uid, view))[: self.num_target_views]
-        geometry = None
+        geometry = coordinates = None
         if self.surface_points:
-            whole = self.views.source.true_geometry(uid, self.surface_points)
-            geometry = replace(whole, coordinates=whole.coordinates[generated])
+            geometry = self.views.source.true_geometry(uid, self.surface_points)
+            coordinates = geometry.coordinates[generated]
+        elif self.true_coordinates:
+            coordinates = self.views.coordinates(uid, generated)
         chosen = generated + targets
-        return Sample(uid, self.views.rgba(uid, chosen), cameras[chosen], solid_colour(self.background), geometry)
+        rgba, background = self.views.rgba(uid, chosen), solid_colour(self.background)
+        return Sample(uid, rgba, cameras[chosen], background, geometry, coordinates)
 
     def _rings(self, uid: str) -> Sequence[Sequence[int]]:
         """The rings that hold enough views; all views of an object without such a ring."""
@@ -227,7 +235,8 @@ def collate(
         cameras, object_from_batch = cameras.transform(scaled[:, None]).relative_to_first()
         object_from_batch = torch.linalg.inv(scaled) @ object_from_batch
     geometries = [sample.geometry for sample in samples if sample.geometry is not None]
-    geometry = _relative_geometry(geometries, object_from_batch) if len(geometries) == len(samples) else {}
+    maps = [sample.coordinates for sample in samples if sample.coordinates is not None]
+    whole = len(geometries) == len(samples)
     return MultiviewBatch(
         uids=tuple(sample.uid for sample in samples),
         images_01=images[:, :num_views],
@@ -238,18 +247,16 @@ def collate(
         target_cameras=cameras[:, num_views:],
         background=background,
         object_from_batch=object_from_batch,
-        **geometry,
+        surface=Surface.cat([geometry.surface for geometry in geometries]) if whole else None,
+        occupancy=torch.stack([geometry.occupancy for geometry in geometries]) if whole else None,
+        coordinates=_relative(torch.stack(maps), object_from_batch) if len(maps) == len(samples) else None,
     ).validate()
 
 
-def _relative_geometry(geometries: Sequence[TrueGeometry], object_from_batch: Tensor) -> dict[str, Any]:
-    """True geometry of B objects by the batch's names, with the coordinate maps in the input-relative frame."""
+def _relative(maps: Tensor, object_from_batch: Tensor) -> Tensor:
+    """Coordinate maps [B, V, H, W, 3] of the objects' frames as [B, V, 3, H, W] of the input-relative frame."""
     batch_from_object = torch.linalg.inv(object_from_batch.double()).float()
-    maps = torch.stack([geometry.coordinates for geometry in geometries])  # [B, V, H, W, 3]
     # Points are rows, so the matrix that turns them is transposed. Pixels without a surface move too; alpha tells them.
     turn, shift = batch_from_object[:, None, None, :3, :3], batch_from_object[:, None, None, None, :3, 3]
-    return {
-        "surface": Surface.cat([geometry.surface for geometry in geometries]),
-        "occupancy": torch.stack([geometry.occupancy for geometry in geometries]),
-        "coordinates": (maps @ turn.transpose(-1, -2) + shift).permute(0, 1, 4, 2, 3).contiguous(),
-    }
+    moved: Tensor = maps @ turn.transpose(-1, -2) + shift
+    return moved.permute(0, 1, 4, 2, 3).contiguous()

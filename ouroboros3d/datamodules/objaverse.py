@@ -67,8 +67,8 @@ class ObjaverseDataModule(LightningDataModule):
         val_fraction: share of the uids that validate.
         test_fraction: share of the uids that test.
         test_split: which objects `test` and `predict` use; `train` measures how well the training objects are known.
-        surface_points: points of the true surface that `test` compares with; 0 leaves geometry out, and so does a tree
-            of renders that does not carry them.
+        surface_points: points of the true surface that `test` compares with; 0 leaves geometry out. A tree of renders
+            that does not carry them leaves out all but `coordinate_error`, which it has where its views have depth.
         render_workers: processes that fill the cache.
         render_timeout_s: an object that takes longer is left out.
         retry_failed: try objects again that could not be rendered or read before.
@@ -255,6 +255,7 @@ class ObjaverseDataModule(LightningDataModule):
         self._geometry = self._surface_points
         if self._geometry and usable[self.test_split]:
             self._geometry = self.source.true_points(usable[self.test_split], self._geometry, self.rig.image_size)
+        by_depth = not self._geometry and bool(self._surface_points) and self.source.has_depth(usable[self.test_split])
         if stage == "fit":
             self.source.refuse_failed_check({name for names in usable.values() for name in names})
         # Of all that were asked for, so that an object that fails here and not there is a missing value, no more.
@@ -278,6 +279,7 @@ class ObjaverseDataModule(LightningDataModule):
                 self.background,
                 self.seed,
                 self._geometry if split == self.test_split else 0,
+                by_depth and split == self.test_split,
                 self.view_selection,
                 self.augmentation,
             )

@@ -17,6 +17,7 @@ from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
 from ouroboros3d.datamodules.rendering.folder import rendered_here
 from ouroboros3d.datamodules.sources import OneTree
 from ouroboros3d.datamodules.splits import Split
+from ouroboros3d.datamodules.untrusted import MissingPackage
 from ouroboros3d.datamodules.verdicts import check_command, read_verdict, refusal
 
 log = logging.getLogger(__name__)
@@ -100,8 +101,23 @@ class PosedRenders(OneTree):
         stored = all(self.tree.has_true_geometry(self.uid(name), surface_points) for name in names)
         if stored and self.object(names[0]).size == (image_size, image_size):
             return surface_points
-        log.info("%s carries no true surfaces at this size: geometry is not measured, images are.", self.tree.root)
+        log.info("%s carries no true surfaces at this size: they are not measured, images are.", self.tree.root)
         return 0
+
+    def has_depth(self, names: Sequence[str]) -> bool:
+        """Whether all of the objects come with depth; not where a package that it needs is missing."""
+        maps = [self.object(name).depth for name in names]
+        first = maps[0] if maps else None
+        if first is None or None in maps:
+            return False
+        try:
+            first(0)
+        except MissingPackage as error:
+            log.info("%s: coordinate_error is not measured: %s", self.tree.root, error)
+            return False
+        except SampleError:  # of one object alone, which says so when it is tested
+            pass
+        return True
 
     def _read(self, name: str) -> PosedObject:
         return self.tree.read(self.uid(name))

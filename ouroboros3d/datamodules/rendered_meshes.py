@@ -166,6 +166,10 @@ class RenderedMeshes(OneTree):
         """`surface_points`, since an object that they could not be made for is left out."""
         return surface_points
 
+    def has_depth(self, names: Sequence[str]) -> bool:
+        """Never: views in the cache have true geometry instead."""
+        return False
+
     def _read(self, name: str) -> PosedObject:
         return self._views.read(name)
 

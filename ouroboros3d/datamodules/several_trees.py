@@ -152,6 +152,10 @@ class SeveralTrees(Source):
         """`surface_points` where the objects of every tree carry them, else 0: a mean over some would mislead."""
         return min(source.true_points(share, surface_points, image_size) for source, share in self._shares(names))
 
+    def has_depth(self, names: Sequence[str]) -> bool:
+        """Whether every tree's objects have it."""
+        return all(source.has_depth(share) for source, share in self._shares(names))
+
     def object(self, name: str) -> PosedObject:
         """Cameras and files of an object.
 

@@ -102,6 +102,10 @@ class Source(ABC):
         """`surface_points` where all of the objects carry so many at that size of their views, else 0."""
 
     @abstractmethod
+    def has_depth(self, names: Sequence[str]) -> bool:
+        """Whether all of the objects come with the depth of their views, and it can be read here."""
+
+    @abstractmethod
     def object(self, name: str) -> PosedObject:
         """Cameras and files of an object, as stored.
 

@@ -1,5 +1,6 @@
 """Decoded views of objects at one square size, and which views of a ring lie evenly around them."""
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,8 +11,11 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ouroboros3d.cameras import Cameras, crop_intrinsics
+from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedObject
 from ouroboros3d.datamodules.sources import Source
+
+log = logging.getLogger(__name__)
 
 Background = Literal["white", "grey", "black", "random"]
 
@@ -76,6 +80,39 @@ class ObjectViews:
                 (side - top) / height,
             ),
         )
+
+    def coordinates(self, uid: str, views: Sequence[int]) -> Tensor:
+        """The surface points that views show, by their stored depth; NaN where there is none.
+
+        A pixel has the point of the stored pixel that its centre lies in, since depth has no mean over an edge. A map
+        that cannot be read is all NaN, and said: views are worth a test without it.
+
+        Args:
+            uid: the object.
+            views: which of its views, all of which have depth.
+
+        Returns:
+            [len(views), image_size, image_size, 3] in the object's frame, scene units.
+        """
+        found = self.object(uid)
+        assert found.depth is not None
+        height, width = found.size
+        left, top, side = _square(height, width)
+        places = ((torch.arange(self.image_size) + 0.5) / self.image_size * side).floor().long()
+        rows, columns = places[:, None] - top, places[None, :] - left  # of the stored image; some lie in the padding
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        rows, columns = (x.expand_as(inside) for x in (rows.clamp(0, height - 1), columns.clamp(0, width - 1)))
+        uv_norm = torch.stack([(columns + 0.5) / width, (rows + 0.5) / height], dim=-1).flatten(0, 1)
+        maps = torch.full((len(views), self.image_size, self.image_size, 3), torch.nan)
+        for place, view in enumerate(views):
+            try:
+                depth = found.depth(view)[rows, columns]
+            except SampleError as error:
+                log.warning("%s; coordinate_error is not measured of this view", error)
+                continue
+            points = found.cameras[view].unproject(uv_norm, depth.flatten()).view_as(maps[place])
+            maps[place] = torch.where((inside & (depth > 0))[..., None], points, torch.nan)
+        return maps
 
     def _view(self, uid: str, view: int) -> Tensor:
         if (uid, view) in self._kept:

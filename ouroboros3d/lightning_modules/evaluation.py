@@ -142,8 +142,7 @@ class Evaluator(nn.Module):
         """
         assert batch.surface is not None
         assert batch.occupancy is not None
-        assert batch.coordinates is not None
-        settings, views = self.settings, batch.cameras.shape[1]
+        settings = self.settings
         truth = batch.surface
         cameras = inspection_cameras().to(gaussians.means.device)
         depth = depth_maps(
@@ -160,7 +159,19 @@ class Evaluator(nn.Module):
         values |= {name: metric.values(distances) for name, metric in self._geometry.items()}
         solid = carve(depth, cameras, batch.occupancy.shape[-1])
         values["volume_iou"] = self._volume.values(solid, batch.occupancy)
-        values["coordinate_error"] = self._coordinates.values(
-            rendering.coordinates[:, :views], rendering.alpha[:, :views], batch.coordinates, batch.alpha
-        )
-        return values, matrix
+        return values | self.coordinates(batch, rendering), matrix
+
+    def coordinates(self, batch: MultiviewBatch, rendering: Rendering) -> dict[str, Tensor]:
+        """The surface points that renders show against the true ones, which need no more than the depth of the views.
+
+        Args:
+            batch: the ground truth, with true coordinates.
+            rendering: [B, V + T, ...] of the reconstruction.
+
+        Returns:
+            values [B] by name.
+        """
+        assert batch.coordinates is not None
+        views = batch.cameras.shape[1]
+        found, alpha = rendering.coordinates[:, :views], rendering.alpha[:, :views]
+        return {"coordinate_error": self._coordinates.values(found, alpha, batch.coordinates, batch.alpha)}

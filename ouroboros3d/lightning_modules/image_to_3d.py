@@ -420,6 +420,8 @@ class ImageTo3D(Optimized):
             if batch.surface is not None:
                 geometry, alignment = self.evaluator.geometry(batch, generation.gaussians, rendering, self.renderer)
                 values |= geometry
+            elif batch.coordinates is not None:
+                values |= self.evaluator.coordinates(batch, rendering)
         return Evaluation(generation, rendering.colour.clamp(0, 1), values, alignment, self.truncated())
 
     # ---------------------------------------------------------------------------------------------- weights

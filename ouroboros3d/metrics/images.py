@@ -248,12 +248,12 @@ class CoordinateError(PerObject):
         Args:
             coordinates: [B, V, 3, H, W] scene units.
             alpha: [B, V, 1, H, W]; a surface is where it is at least 0.5, as in `Rendering`.
-            target_coordinates: as coordinates.
+            target_coordinates: as coordinates; NaN where none is known.
             target_alpha: as alpha.
 
         Returns:
             [B] scene units; NaN for an object without a pixel that both show.
         """
         distance = (coordinates - target_coordinates).norm(dim=2)
-        both = ((alpha >= 0.5) & (target_alpha >= 0.5))[:, :, 0]
+        both = ((alpha >= 0.5) & (target_alpha >= 0.5))[:, :, 0] & ~target_coordinates.isnan().any(dim=2)
         return (torch.where(both, distance, 0.0).sum(dim=(2, 3)) / both.sum(dim=(2, 3))).nanmean(1)

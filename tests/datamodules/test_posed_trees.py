@@ -75,6 +75,63 @@ def test_every_layout_makes_batches_whose_markers_are_where_the_cameras_say(tmp_
     assert shown >= 6
 
 
+DEPTH = [name for name in LAYOUTS if name in ("ours", "gobjaverse", "instantmesh", "trellis", "syncdreamer_gso")]
+
+
+def of_a_test(root: Path, **changes: object) -> ObjaverseDataModule:
+    """As `test` opens a tree whose objects are all tested."""
+    data = module(root, **{"val_fraction": 0.0, "test_fraction": 0.99, **changes})
+    data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    data.trainer.state.fn = TrainerFn.TESTING
+    data.setup("test")
+    return data
+
+
+@pytest.mark.parametrize("layout", DEPTH)
+def test_true_coordinates_of_renders_with_depth_lie_on_the_balls_that_were_drawn(tmp_path: Path, layout: str) -> None:
+    _, uid, write = LAYOUTS[layout]
+    write(tmp_path, uid)
+    for size in (64, 24):
+        batch = next(iter(of_a_test(tmp_path, rig=OrbitRig(size)).test_dataloader()))
+        assert (batch.surface, batch.occupancy) == (None, None)
+        known = ~batch.coordinates[0].isnan().any(dim=1)
+        points = batch.coordinates[0].permute(0, 2, 3, 1)[known]
+        points = points @ batch.object_from_batch[0, :3, :3].T + batch.object_from_batch[0, :3, 3]
+        gaps = [(points - torch.tensor(centre)).norm(dim=-1) - radius for centre, radius, _ in BALLS]
+        # InstantMesh's 255 levels of depth are 0.012 apart; the others' steps are far smaller.
+        assert torch.stack(gaps).abs().amin(dim=0).max() < (0.02 if layout == "instantmesh" else 2e-3)
+        # A rim apart, where alpha is an average and depth one of its pixels, both say the same.
+        assert (known == (batch.alpha[0, :, 0] > 0.3)).float().mean() > (0.98 if size == 64 else 0.9)
+        uv, _ = batch.cameras[0].project(batch.coordinates[0].flatten(2).transpose(1, 2))
+        places = (torch.arange(size) + 0.5) / size
+        rows, columns = torch.meshgrid(places, places, indexing="ij")
+        off = (uv.view(4, size, size, 2) - torch.stack([columns, rows], dim=-1))[known].abs().max()
+        assert off <= 0.5 / 64 + 1e-5, "no more than half a stored pixel from where the pixel looks"
+
+
+def test_a_view_whose_depth_cannot_be_read_has_no_true_coordinates(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, uid, write = LAYOUTS["trellis"]
+    write(tmp_path, uid)
+    data = of_a_test(tmp_path)
+    dataset = data.test_dataloader().dataset.dataset
+    second = dataset._generated(dataset.views.cameras(uid), dataset._rings(uid)[0], 0)[1]
+    path = tmp_path / "renders" / uid / f"{second:03d}_depth.png"
+    path.write_bytes(path.read_bytes()[:100])
+    batch = next(iter(data.test_dataloader()))
+    assert [bool(view.isnan().all()) for view in batch.coordinates[0]] == [False, True, False, False]
+    assert "coordinate_error is not measured of this view" in caplog.text
+
+
+def test_without_depth_or_geometry_there_are_no_true_coordinates(tmp_path: Path) -> None:
+    _, uid, write = LAYOUTS["trellis"]
+    write(tmp_path / "depth", uid)
+    writers.official(tmp_path / "none", uid, ORBIT[:8])
+    for data in (of_a_test(tmp_path / "depth", surface_points=0), of_a_test(tmp_path / "none")):
+        assert next(iter(data.test_dataloader())).coordinates is None
+
+
 def test_images_of_any_shape_become_squares_with_square_pixels() -> None:
     """The resized ball is round, and its centre where the padded cameras see it."""
     for size in ((48, 64), (64, 48), (47, 64), (33, 33)):

@@ -364,6 +364,18 @@ def test_quality_is_measured_against_the_truth(batch: MultiviewBatch) -> None:
     assert module.evaluate(batch).truncated == 0
 
 
+def test_true_coordinates_alone_are_compared_without_a_true_surface(batch: MultiviewBatch) -> None:
+    module = staged().eval()
+    rendering = module.render_all(
+        module.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids).gaussians, batch
+    )
+    shown = replace(batch, alpha=torch.ones_like(batch.alpha), coordinates=rendering.coordinates[:, :4] + 0.01)
+    values = module.evaluate(shown).values
+    assert "chamfer" not in values
+    torch.testing.assert_close(values["coordinate_error"], torch.full((2,), 0.01 * 3**0.5), atol=1e-5, rtol=0)
+    assert "coordinate_error" not in module.evaluate(batch).values
+
+
 def test_pixels_that_are_cut_off_are_counted_once(batch: MultiviewBatch) -> None:
     module = staged(renderer=GaussianRenderer(backend="pytorch3d", points_per_pixel=1, max_points_per_pixel=1))
     assert module.eval().evaluate(batch).truncated > 0

@@ -207,3 +207,5 @@ def test_coordinate_error_of_a_shifted_map() -> None:
     assert values[1].isnan()
     worse = CoordinateError().values(target + 2 * (found - target), alpha, target, target_alpha)
     assert worse[0].item() == pytest.approx(2 * values[0].item())
+    target[0, 0, 1, :3], target[0, 1] = torch.nan, torch.nan  # true points that nobody knows count nowhere
+    assert CoordinateError().values(found, alpha, target, target_alpha)[0].item() == pytest.approx(0.05)
