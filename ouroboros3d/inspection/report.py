@@ -50,13 +50,13 @@ class Pictured:
 
     Args:
         uid: the object.
-        verdict: what is said of it.
+        caption: what is said of it.
         wrong: whether that is bad.
         strips: pictures as data URLs, by their captions.
     """
 
     uid: str
-    conclusion: str
+    caption: str
     wrong: bool
     strips: Mapping[str, str]
 
@@ -177,4 +177,4 @@ def _object(shown: Pictured) -> str:
         for caption, picture in shown.strips.items()
     )
     kind = "error" if shown.wrong else "note"
-    return f'<div class="card object {kind}"><h3>{escape(shown.uid)} <b>{escape(shown.verdict)}</b></h3>{strips}</div>'
+    return f'<div class="card object {kind}"><h3>{escape(shown.uid)} <b>{escape(shown.caption)}</b></h3>{strips}</div>'
