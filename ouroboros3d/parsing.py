@@ -29,7 +29,8 @@ class Parser(LightningArgumentParser):
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:  # noqa: ANN401 - jsonargparse's own
         """As jsonargparse, which calls it for every file too; what earlier versions saved has the names of today."""
-        return super().parse_string(text_up_to_date(content), *args, **kwargs)
+        parsed: Namespace = super().parse_string(text_up_to_date(content), *args, **kwargs)
+        return parsed
 
 
 @contextmanager

@@ -173,7 +173,7 @@ def test_a_machine_without_this_package_is_one_line(
 
 _OWN_CLUSTER = """
 import os, subprocess, sys
-from ouroboros3d.rendering.ray_workers import connect, disconnect
+from ouroboros3d.datamodules.rendering.ray_workers import connect, disconnect
 connect("local", 1, 1.0)
 import ray
 address = ray.get_runtime_context().gcs_address
