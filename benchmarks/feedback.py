@@ -28,9 +28,9 @@ from fake_run import built, configuration
 from torch import Tensor
 
 from ouroboros3d.batch import MultiviewBatch
+from ouroboros3d.commands.trainer import load
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.diffusion.preconditioning import Feedback, denoise
-from ouroboros3d.experiment import load
 from ouroboros3d.lightning_modules.recursive import Recursive
 from ouroboros3d.lightning_modules.seeding import named_noise
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ouroboros3d import __version__
-from ouroboros3d.usage import HELP
+from ouroboros3d.commands.usage import HELP
 
 _DEBUG = "OUROBOROS3D_DEBUG"
 
@@ -57,40 +57,40 @@ def _run(command: str, arguments: list[str]) -> None:
     A command parses its arguments itself; here wrong ones are refused before the import.
     """
     if command == "compare":
-        from ouroboros3d.comparison.options import parse as parse_compare
+        from ouroboros3d.commands.compare_options import parse as parse_compare
 
         parse_compare(arguments)
-        from ouroboros3d.comparison.command import run as compare
+        from ouroboros3d.commands.compare import run as compare
 
         compare(arguments)
     elif command == "ablate":
-        from ouroboros3d.ablation.command import run as ablate
+        from ouroboros3d.commands.ablate import run as ablate
 
         ablate(arguments)
     elif command == "check-data":
-        from ouroboros3d.inspection.options import parse as parse_check_data
+        from ouroboros3d.commands.check_data_options import parse as parse_check_data
 
         parse_check_data(arguments)
-        from ouroboros3d.inspection.command import run as check_data
+        from ouroboros3d.commands.check_data import run as check_data
 
         check_data(arguments)
     elif command == "render":
-        from ouroboros3d.rendering.options import parse as parse_render
+        from ouroboros3d.commands.render_options import parse as parse_render
 
         parse_render(arguments)
-        from ouroboros3d.rendering.command import run as render
+        from ouroboros3d.commands.render import run as render
 
         render(arguments)
     else:
-        from ouroboros3d.arguments import check_run_options, parse_run_options
+        from ouroboros3d.commands.arguments import check_run_options, parse_run_options
 
         check_run_options(parse_run_options(command, arguments))
         if command == "export":
-            from ouroboros3d.export.command import run as export
+            from ouroboros3d.commands.export import run as export
 
             export(arguments)
         else:
-            from ouroboros3d.experiment import run
+            from ouroboros3d.commands.trainer import run
 
             run(command, arguments)
 

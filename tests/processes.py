@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-_HEAVY = ["ouroboros3d.experiment", "ouroboros3d.ablation.command", "ouroboros3d.comparison.command"]
+_HEAVY = ["ouroboros3d.commands.trainer", "ouroboros3d.commands.ablate", "ouroboros3d.commands.compare"]
 START_METHOD = "forkserver"
 _context = multiprocessing.get_context(START_METHOD)
 _context.set_forkserver_preload(_HEAVY)

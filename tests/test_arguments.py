@@ -9,8 +9,8 @@ import pytest
 import torch
 from commands import refusal
 
-from ouroboros3d.arguments import parse_run_options
-from ouroboros3d.run_folders import place_fit, place_use
+from ouroboros3d.commands.arguments import parse_run_options
+from ouroboros3d.commands.run_folders import place_fit, place_use
 
 ROOT = Path(__file__).parents[1]
 STAGED = f"--config={ROOT / 'ablations' / 'staged.yaml'}"

@@ -20,8 +20,8 @@ from commands import refusal, working_in
 from PIL import Image, ImageDraw
 
 from ouroboros3d.cli import main
+from ouroboros3d.commands.run_folders import claim
 from ouroboros3d.gaussians import load_ply
-from ouroboros3d.run_folders import claim
 
 ROOT = Path(__file__).parents[1]
 ABLATIONS = sorted(path for path in (ROOT / "ablations").glob("*.yaml") if path.stem not in ("suite", "study"))
@@ -29,7 +29,7 @@ ABLATIONS = sorted(path for path in (ROOT / "ablations").glob("*.yaml") if path.
 _KILLED = """
 import os, signal, sys
 from ouroboros3d.cli import main
-from ouroboros3d.run_folders import claim
+from ouroboros3d.commands.run_folders import claim
 from ouroboros3d.lightning_modules.recursive import Recursive
 step = Recursive.training_losses
 def kill(self, *args):

@@ -8,7 +8,7 @@ import yaml
 from commands import refusal
 
 from ouroboros3d.cli import main
-from ouroboros3d.earlier_configurations import brought_up_to_date, text_up_to_date
+from ouroboros3d.commands.earlier_configurations import brought_up_to_date, text_up_to_date
 
 STAGED = Path(__file__).parents[1] / "ablations" / "staged.yaml"
 OBJAVERSE = "ouroboros3d.datamodules.objaverse.ObjaverseDataModule"

@@ -21,11 +21,11 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from ouroboros3d.cli import main
+from ouroboros3d.commands.export import to_pipeline
+from ouroboros3d.commands.trainer import Loaded, load
 from ouroboros3d.datamodules.photo_framing import photo_batch
-from ouroboros3d.experiment import Loaded, load
 from ouroboros3d.export import OuroborosPipeline
 from ouroboros3d.export.card import model_card
-from ouroboros3d.export.command import to_pipeline
 from ouroboros3d.files import atomic_folder, sha256_of
 from ouroboros3d.gaussians import load_ply, save_ply
 from ouroboros3d.lightning_modules.recursive import Recursive

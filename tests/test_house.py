@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ouroboros3d.usage import HELP
+from ouroboros3d.commands.usage import HELP
 
 ROOT = Path(__file__).parents[1]
 CODE = ("ouroboros3d", "tests", "benchmarks")

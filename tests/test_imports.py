@@ -27,7 +27,6 @@ MAY_IMPORT = {
     "cameras": set(),
     "gaussians": {"cameras", "files"},
     "files": set(),
-    "arguments": {"configurations", "files", "weight_names"},
     "configurations": set(),
     "weight_names": set(),
     "html_page": set(),
@@ -39,21 +38,16 @@ MAY_IMPORT = {
     "datamodules": CORE | {"renderers"},
     "metrics": CORE | {"renderers"},
     "lightning_modules": CORE | {"diffusion", "networks", "renderers", "metrics"},
-    "comparison": CORE | {"metrics", "arguments", "html_page"},
+    "comparison": CORE | {"metrics", "html_page"},
     "callbacks": CORE | {"diffusion", "networks", "renderers", "metrics", "lightning_modules"},
-    "ablation": {"files", "arguments", "configurations"},
-    "rendering": CORE | {"datamodules", "arguments"},
-    "inspection": CORE | {"datamodules", "arguments", "html_page"},
+    "ablation": {"files", "configurations"},
+    "inspection": CORE | {"datamodules", "html_page"},
     "export": CORE
+    | {"callbacks", "commands", "comparison", "datamodules", "lightning_modules", "networks", "renderers"},
+    "commands": CORE
     | {
-        "arguments",
-        "experiment",
-        "callbacks",
-        "comparison",
-        "datamodules",
-        "lightning_modules",
-        "networks",
-        "renderers",
+        *("ablation", "callbacks", "comparison", "datamodules", "export", "inspection"),
+        *("lightning_modules", "metrics", "networks"),
     },
 }
 # Where a third-party library may be imported; None = anywhere but below.

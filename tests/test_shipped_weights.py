@@ -11,13 +11,13 @@ import yaml
 from commands import refusal, working_in
 from safetensors import safe_open
 
-from ouroboros3d import base_weights
 from ouroboros3d.cli import main
-from ouroboros3d.experiment import load, run
+from ouroboros3d.commands import base_weights
+from ouroboros3d.commands.export import run as export
+from ouroboros3d.commands.export import to_pipeline
+from ouroboros3d.commands.trainer import load, run
 from ouroboros3d.export import OuroborosPipeline
 from ouroboros3d.export.card import model_card
-from ouroboros3d.export.command import run as export
-from ouroboros3d.export.command import to_pipeline
 from ouroboros3d.files import sha256_of
 from ouroboros3d.lightning_modules.weights import read_checkpoint
 from ouroboros3d.networks.pretrained import WITHOUT_EFFECT

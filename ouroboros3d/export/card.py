@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ouroboros3d.commands.trainer import Loaded
 from ouroboros3d.comparison.labels import headline, titled
 from ouroboros3d.configurations import parse_yaml, read_configuration
-from ouroboros3d.experiment import Loaded
 from ouroboros3d.export.pipeline import OuroborosPipeline
 from ouroboros3d.files import git_commit, sha256_of
 from ouroboros3d.weight_names import checkpoint_name

@@ -121,7 +121,7 @@ def read_variant(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"{path}: expected a description with {', '.join(_OF_A_VARIANT)}, got a damaged one ({error}); make the "
-            "file again from its run (python -m ouroboros3d.base_weights)."
+            "file again from its run (python -m ouroboros3d.commands.base_weights)."
         ) from error
 
 

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from ouroboros3d.comparison.command import run
+from ouroboros3d.commands.compare import run
 from ouroboros3d.comparison.dashboard import layout
 from ouroboros3d.comparison.points import cloud
 from ouroboros3d.gaussians import Gaussians, save_ply

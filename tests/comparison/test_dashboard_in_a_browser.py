@@ -10,7 +10,7 @@ from headless import chromium, colours, eventually, measure, show, tensorboard, 
 from run_writer import UIDS, write_study
 from selenium.webdriver.remote.webdriver import WebDriver
 
-from ouroboros3d.comparison.command import run
+from ouroboros3d.commands.compare import run
 
 pytestmark = pytest.mark.browser
 VARIANTS = ("staged", "inference_combined", "recursive")

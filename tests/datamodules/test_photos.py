@@ -8,9 +8,9 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
 
-from ouroboros3d.arguments import as_arguments, parse_run_options
+from ouroboros3d.commands.arguments import as_arguments, parse_run_options
+from ouroboros3d.commands.run_folders import take_images
 from ouroboros3d.datamodules.photos import PhotoDataModule
-from ouroboros3d.run_folders import take_images
 
 
 @pytest.mark.parametrize(("input_radius", "expected"), [("1.5", 1.5), ("null", 2.0)])

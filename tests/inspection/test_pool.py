@@ -14,7 +14,7 @@ import pytest
 import torch
 from planted import Posed, write_official
 
-from ouroboros3d.inspection.command import run
+from ouroboros3d.commands.check_data import run
 from ouroboros3d.inspection.pool import Died, in_processes
 
 

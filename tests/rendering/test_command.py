@@ -15,6 +15,8 @@ from mesh_trees import Here, memory_hog, slab, write_meshes
 from torch.testing import assert_close
 
 from ouroboros3d.cli import main
+from ouroboros3d.commands.render import _workers
+from ouroboros3d.commands.render_options import parse
 from ouroboros3d.datamodules.objaverse import ObjaverseDataModule
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import open_tree
@@ -23,8 +25,6 @@ from ouroboros3d.datamodules.rendering.jobs import RenderJob
 from ouroboros3d.datamodules.rendering.worker import render_object
 from ouroboros3d.datamodules.splits import read_splits, split_of
 from ouroboros3d.files import sha256_of
-from ouroboros3d.rendering.command import _workers
-from ouroboros3d.rendering.options import parse
 
 UIDS = ["a", "b", "c"]
 RIG = ["--size", "32", "--views", "4", "--supersampling", "1", "--elevation_deg", "10", "40"]
@@ -123,7 +123,7 @@ def test_maps_change_no_pixel_of_what_the_cache_renders(meshes: Path, rendered: 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the seconds that a process takes to start; it calls the same function."""
-    monkeypatch.setattr("ouroboros3d.rendering.command.RenderProcess", lambda memory_mib: Here())
+    monkeypatch.setattr("ouroboros3d.commands.render.RenderProcess", lambda memory_mib: Here())
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -11,7 +11,7 @@ from mesh_trees import Here
 from PIL import Image
 
 from ouroboros3d.cli import main
-from ouroboros3d.rendering import command
+from ouroboros3d.commands import render as command
 
 RIG = ["--size", "48", "--views", "3", "--elevation_deg", "20", "40"]
 RED, BLUE = (255, 0, 0), (0, 0, 255)  # alike in linear light and in sRGB

@@ -2,11 +2,11 @@
 
 Base weights, of pre-training runs:
 
-`python -m ouroboros3d.base_weights OUT --diffusion CKPT --reconstructor CKPT`
+`python -m ouroboros3d.commands.base_weights OUT --diffusion CKPT --reconstructor CKPT`
 
 A trained variant, which `test`, `predict` and `export` use like a run's checkpoint:
 
-`python -m ouroboros3d.base_weights OUT --variant CKPT --sources JSON`
+`python -m ouroboros3d.commands.base_weights OUT --variant CKPT --sources JSON`
 """
 
 import argparse
@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ouroboros3d.commands.earlier_configurations import brought_up_to_date
 from ouroboros3d.configurations import read_configuration
-from ouroboros3d.earlier_configurations import brought_up_to_date
 from ouroboros3d.lightning_modules.weights import read_checkpoint
 from ouroboros3d.networks.own_weights import save_base_weights, save_variant
 from ouroboros3d.networks.pretrained import WITHOUT_EFFECT
@@ -118,7 +118,7 @@ def _read_run(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def main() -> None:
     """Run the command that the module is."""
     parser = argparse.ArgumentParser(
-        prog="python -m ouroboros3d.base_weights",
+        prog="python -m ouroboros3d.commands.base_weights",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

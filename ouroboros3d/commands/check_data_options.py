@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from ouroboros3d.arguments import OneLineParser
+from ouroboros3d.commands.arguments import OneLineParser
 from ouroboros3d.datamodules.readers.names import ReaderName
 from ouroboros3d.files import default_cache_dir
 

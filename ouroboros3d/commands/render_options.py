@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from ouroboros3d.arguments import OneLineParser
+from ouroboros3d.commands.arguments import OneLineParser
 from ouroboros3d.datamodules.orbits.names import MapName
 from ouroboros3d.datamodules.readers.names import MESH_READERS
 from ouroboros3d.datamodules.rendering.process import DEFAULT_MEMORY_MIB

@@ -14,7 +14,7 @@ from ouroboros3d.ablation.manifest import Manifest
 from ouroboros3d.ablation.suite import Suite, check_seeds, read_suite
 from ouroboros3d.ablation.tasks import Task, plan
 from ouroboros3d.ablation.workers import environments
-from ouroboros3d.arguments import OneLineParser, RunOptions, check_run_options, parse_run_options
+from ouroboros3d.commands.arguments import OneLineParser, RunOptions, check_run_options, parse_run_options
 
 _OWN = ("--seeds", "--jobs", "--runs", "--only", "--dry_run")
 # What makes the runs of a suite comparable and findable is the suite's to say.

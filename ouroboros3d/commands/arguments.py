@@ -32,7 +32,7 @@ _FOLDER = re.compile(r"(?!\.{1,2}$)[^/\x00-\x1f\x7f]{1,200}")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse's parser, whose errors are one line and leave the exit to `cli.main`; help is in `usage.py`.
+    """argparse's parser, whose errors are one line and leave the exit to `cli.main`; help is in `commands/usage.py`.
 
     Args:
         command: that it parses the arguments of.

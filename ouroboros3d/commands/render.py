@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import torch
 
+from ouroboros3d.commands.render_options import parse
 from ouroboros3d.datamodules.orbits.names import MapName
 from ouroboros3d.datamodules.orbits.rig import OrbitRig
 from ouroboros3d.datamodules.readers.detection import open_tree
@@ -25,7 +26,6 @@ from ouroboros3d.datamodules.rendering.jobs import RenderWorker
 from ouroboros3d.datamodules.rendering.process import RenderProcess
 from ouroboros3d.datamodules.rendering.ray_workers import RayWorker, connect, disconnect, workers_per_gpu
 from ouroboros3d.datamodules.rendering.shards import ShardFolder
-from ouroboros3d.rendering.options import parse
 
 _EXAMPLES = 10  # of objects that may be wrong
 _RIG: dict[str, Any] = {"image_size": 512, "orbits": 1, "views": 16}

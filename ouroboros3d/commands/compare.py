@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ouroboros3d.commands.compare_options import parse
 from ouroboros3d.comparison import figures
 from ouroboros3d.comparison.dashboard import write_dashboard
 from ouroboros3d.comparison.folder import refuse_foreign, replaced
 from ouroboros3d.comparison.labels import headline
-from ouroboros3d.comparison.options import parse
 from ouroboros3d.comparison.outcome import Comparison, compare
 from ouroboros3d.comparison.page import page
 from ouroboros3d.comparison.strips import strip

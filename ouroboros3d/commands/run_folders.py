@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ouroboros3d.arguments import RunOptions, Setting, folder_name, inline
 from ouroboros3d.callbacks.processes import is_first_process
+from ouroboros3d.commands.arguments import RunOptions, Setting, folder_name, inline
 from ouroboros3d.configurations import for_fit, for_use, of_this_machine, read_configuration
 from ouroboros3d.files import lock
 from ouroboros3d.lightning_modules.weights import read_checkpoint
@@ -20,7 +20,7 @@ LOCK = ".fit.lock"
 """The file in a run's folder that a running fit holds."""
 
 _EVENTS = "events.out.tfevents."  # TensorBoard's
-_EXAMPLE = Path(__file__).parent / "datamodules" / "bundled" / "example.png"
+_EXAMPLE = Path(__file__).parents[1] / "datamodules" / "bundled" / "example.png"
 _VERSION_OF_LAUNCHER = "OUROBOROS3D_RUN_VERSION"  # processes that a strategy starts join the first one's run
 _TO_USE = ("global_step", "pytorch-lightning_version")
 _TO_RESUME = (*_TO_USE, "callbacks", "loops")

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ouroboros3d.commands.check_data_options import parse
 from ouroboros3d.datamodules.left_out import Ledger
 from ouroboros3d.datamodules.readers.detection import open_tree
 from ouroboros3d.datamodules.readers.errors import SampleError
@@ -31,7 +32,6 @@ from ouroboros3d.inspection.findings.finding import Finding, conclusion
 from ouroboros3d.inspection.findings.maps import map_facts
 from ouroboros3d.inspection.findings.meshes import mesh_facts, mesh_findings, try_assets
 from ouroboros3d.inspection.images import inspect_views
-from ouroboros3d.inspection.options import parse
 from ouroboros3d.inspection.report import Pictured, camera_map, histogram, page
 
 _PICTURED = 12

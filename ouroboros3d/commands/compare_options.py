@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ouroboros3d.arguments import OneLineParser
+from ouroboros3d.commands.arguments import OneLineParser
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

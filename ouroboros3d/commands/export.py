@@ -7,8 +7,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ouroboros3d.arguments import parse_run_options
-from ouroboros3d.experiment import Loaded, load
+from ouroboros3d.commands.arguments import parse_run_options
+from ouroboros3d.commands.trainer import Loaded, load
 from ouroboros3d.export.card import model_card
 from ouroboros3d.export.pipeline import COMPONENTS, VARIANTS, OuroborosPipeline
 from ouroboros3d.files import atomic_folder, refuse_taken

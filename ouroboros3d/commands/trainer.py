@@ -18,7 +18,6 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ouroboros3d.arguments import RunOptions, Setting, as_arguments, check_run_options, parse_run_options
 from ouroboros3d.callbacks.averaging import MovingAverage
 from ouroboros3d.callbacks.checkpoints import of_a_restore
 from ouroboros3d.callbacks.optimizer import ConfiguredOptimizer
@@ -26,14 +25,15 @@ from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost_a_process
 from ouroboros3d.callbacks.results import ResultsWriter
 from ouroboros3d.callbacks.run_folder import RunFolderWatch, check_folder
+from ouroboros3d.commands.arguments import RunOptions, Setting, as_arguments, check_run_options, parse_run_options
+from ouroboros3d.commands.parsing import Parser, meant, parsing
+from ouroboros3d.commands.run_folders import Placed, choose, lock_run, place_fit, place_use, remove_claim, take_images
 from ouroboros3d.files import atomic_write, remove_parts, sha256_of
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, check_files, read_checkpoint
-from ouroboros3d.parsing import Parser, meant, parsing
-from ouroboros3d.run_folders import Placed, choose, lock_run, place_fit, place_use, remove_claim, take_images
 from ouroboros3d.weight_names import SHIPPED, checkpoint_file
 
-_DEFAULTS = Path(__file__).with_name("defaults.yaml")
+_DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
 _LONG_HELP: dict[Setting, Setting] = {
     ("--help.all", None): ("--help", None),
     ("--model.help", None): ("--model.help", "ouroboros3d.lightning_modules.staged.Staged"),

@@ -9,9 +9,9 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ouroboros3d.arguments import did_you_mean
+from ouroboros3d.commands.arguments import did_you_mean
+from ouroboros3d.commands.earlier_configurations import text_up_to_date
 from ouroboros3d.configurations import PACKAGES, check_yaml, foreign_class
-from ouroboros3d.earlier_configurations import text_up_to_date
 
 
 class Parser(LightningArgumentParser):
