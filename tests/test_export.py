@@ -22,12 +22,13 @@ from safetensors.torch import load_file, save_file
 
 from ouroboros3d.cli import main
 from ouroboros3d.commands.export import to_pipeline
-from ouroboros3d.commands.trainer import Loaded, load
+from ouroboros3d.commands.trainer import load
 from ouroboros3d.datamodules.photo_framing import photo_batch
 from ouroboros3d.export import OuroborosPipeline
 from ouroboros3d.export.card import model_card
 from ouroboros3d.files import atomic_folder, sha256_of
 from ouroboros3d.gaussians import load_ply, save_ply
+from ouroboros3d.lightning_modules.loaded import Loaded
 from ouroboros3d.lightning_modules.recursive import Recursive
 from ouroboros3d.networks.codecs import PixelCodec
 from ouroboros3d.networks.image_encoder import ImageEncoder

@@ -42,8 +42,7 @@ MAY_IMPORT = {
     "callbacks": CORE | {"diffusion", "networks", "renderers", "metrics", "lightning_modules"},
     "ablation": {"files", "configurations"},
     "inspection": CORE | {"datamodules", "html_page"},
-    "export": CORE
-    | {"callbacks", "commands", "comparison", "datamodules", "lightning_modules", "networks", "renderers"},
+    "export": CORE | {"callbacks", "comparison", "datamodules", "lightning_modules", "networks", "renderers"},
     "commands": CORE
     | {
         *("ablation", "callbacks", "comparison", "datamodules", "export", "inspection"),

@@ -8,10 +8,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ouroboros3d.commands.arguments import parse_run_options
-from ouroboros3d.commands.trainer import Loaded, load
+from ouroboros3d.commands.trainer import load
 from ouroboros3d.export.card import model_card
 from ouroboros3d.export.pipeline import COMPONENTS, VARIANTS, OuroborosPipeline
 from ouroboros3d.files import atomic_folder, refuse_taken
+from ouroboros3d.lightning_modules.loaded import Loaded
 from ouroboros3d.weight_names import SHIPPED
 
 # Arguments of a variant that only training uses, besides its parts.

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, Namespace
@@ -30,6 +30,7 @@ from ouroboros3d.commands.parsing import Parser, meant, parsing
 from ouroboros3d.commands.run_folders import Placed, choose, lock_run, place_fit, place_use, remove_claim, take_images
 from ouroboros3d.files import atomic_write, remove_parts, sha256_of
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
+from ouroboros3d.lightning_modules.loaded import Loaded
 from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, check_files, read_checkpoint
 from ouroboros3d.weight_names import SHIPPED, checkpoint_file
 
@@ -268,21 +269,6 @@ class Loading(Commands):
     def instantiate_classes(self) -> None:
         """Build the variant alone."""
         self.model = self.parser.instantiate_classes(Namespace(model=self.config.model)).model  # type: ignore[no-untyped-call]
-
-
-class Loaded(NamedTuple):
-    """What `load` returns.
-
-    variant: with the weights of the checkpoint.
-    config: resolved, as in a run's config.yaml, but with the data settings that `predict` would have.
-    checkpoint: the file.
-    content: what it holds.
-    """
-
-    variant: ImageTo3D
-    config: dict[str, Any]
-    checkpoint: Path
-    content: dict[str, Any]
 
 
 def load(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> Loaded:

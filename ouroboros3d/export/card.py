@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ouroboros3d.commands.trainer import Loaded
 from ouroboros3d.comparison.labels import headline, titled
 from ouroboros3d.configurations import parse_yaml, read_configuration
 from ouroboros3d.export.pipeline import OuroborosPipeline
 from ouroboros3d.files import git_commit, sha256_of
+from ouroboros3d.lightning_modules.loaded import Loaded
 from ouroboros3d.weight_names import checkpoint_name
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
