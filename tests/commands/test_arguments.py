@@ -12,7 +12,7 @@ from commands import refusal
 from ouroboros3d.commands.arguments import parse_run_options
 from ouroboros3d.commands.run_folders import place_fit, place_use
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STAGED = f"--config={ROOT / 'ablations' / 'staged.yaml'}"
 # What is wrong, and what the one line says of it.
 WRONG = [

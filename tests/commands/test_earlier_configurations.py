@@ -10,7 +10,7 @@ from commands import refusal
 from ouroboros3d.cli import main
 from ouroboros3d.commands.earlier_configurations import brought_up_to_date, text_up_to_date
 
-STAGED = Path(__file__).parents[1] / "ablations" / "staged.yaml"
+STAGED = Path(__file__).parents[2] / "ablations" / "staged.yaml"
 OBJAVERSE = "ouroboros3d.datamodules.objaverse.ObjaverseDataModule"
 PHOTOS = "ouroboros3d.datamodules.photos.PhotoDataModule"
 FLAT = {
