@@ -1,6 +1,6 @@
 """The one typed object between data and model, checked once where the two meet."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -140,6 +140,9 @@ class ListedData(Protocol):
     @property
     def failed(self) -> Mapping[str, str]:
         """Of the objects that a test was asked for, those that are left out, and why."""
+
+    def titles(self, names: Sequence[str]) -> Mapping[str, str]:
+        """What the makers of objects call them, of those of whom it is known."""
 
     def test_protocol(self) -> dict[str, Any]:
         """What a test on this data is measured under, by the names of a result row."""

@@ -1,19 +1,25 @@
 """Picture sheets and turntables, written by one function each and used everywhere."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ouroboros3d.batch import MultiviewBatch
+from ouroboros3d.batch import ListedData, MultiviewBatch
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.files import atomic_write
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.lightning_modules.generation import Evaluation, Generation
 from ouroboros3d.renderers.gaussians import GaussianRenderer
+
+_READABLE = 96  # pixels of a view on a sheet at least
+_LEFT, _LINE, _FONT = 64, 18, 12  # pixels of a sheet's margin, of a line of text, and of its letters
 
 
 def to_image(picture: Tensor) -> Image.Image:
@@ -26,24 +32,58 @@ def strip(images_01: Tensor) -> Tensor:
     return torch.cat(list(images_01), dim=-1)
 
 
-def comparison_sheet(generation: Generation, renders: Tensor, batch: MultiviewBatch, most: int = 4) -> Tensor:
-    """One picture [3, height, width]: an object a row band of three rows, all V + T cameras from left to right.
+def comparison_sheet(
+    generation: Generation,
+    renders: Tensor,
+    batch: MultiviewBatch,
+    most: int = 4,
+    titles: Mapping[str, str] = MappingProxyType({}),
+) -> Tensor:
+    """One picture [3, height, width]: for each object its name and three labelled rows, all V + T cameras across.
 
-    Rows: generated views (the input first; novel cameras have none), renders of the reconstruction, ground truth.
+    Rows: generated views (the input first; novel cameras have none), renders of the reconstruction, ground truth. Small
+    views are enlarged until what is written beside them can be read.
 
     Args:
         generation: of the batch.
         renders: [B, V + T, 3, H, W] of its Gaussians.
         batch: the ground truth.
         most: how many objects are shown.
+        titles: what objects are called, by uid; the others are shown by their uids alone.
     """
     truth = torch.cat([batch.images_01, batch.target_images_01], dim=1)[:most]
     blank = torch.ones_like(batch.target_images_01[:most])
     views = torch.cat([generation.views_01[:most], blank], dim=1)
     rows = torch.stack([views, renders[:most].clamp(0, 1), truth], dim=1)  # [B, 3 rows, V + T, 3, H, W]
-    framed = torch.nn.functional.pad(rows, (1, 1, 1, 1), value=0.8)
+    scale = -(-_READABLE // rows.shape[-1])
+    large = rows.repeat_interleave(scale, dim=-2).repeat_interleave(scale, dim=-1)
+    framed = torch.nn.functional.pad(large, (1, 1, 1, 1), value=0.8)
     count, bands, columns, _, height, width = framed.shape
-    return framed.permute(3, 0, 1, 4, 2, 5).reshape(3, count * bands * height, columns * width)
+    band = 2 * _LINE + bands * height
+    sheet = Image.new("RGB", (_LEFT + columns * width, count * band), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=_FONT)
+    known = batch.cameras.shape[1]
+    captions = [
+        "input",
+        *(f"view {i + 1}" for i in range(1, known)),
+        *(f"novel {i + 1}" for i in range(columns - known)),
+    ]
+    for index, uid in enumerate(batch.uids[:most]):
+        top = index * band
+        draw.text((_LEFT, top), f"{titles[uid]}, {uid}" if uid in titles else uid, "black", font)
+        for column, caption in enumerate(captions):
+            draw.text((_LEFT + column * width, top + _LINE), caption, "grey", font)
+        for row, caption in enumerate(("views", "renders", "truth")):
+            place = top + 2 * _LINE + row * height
+            draw.text((4, place + (height - _FONT) // 2), caption, "grey", font)
+            sheet.paste(to_image(strip(framed[index, row])), (_LEFT, place))
+    return torch.from_numpy(np.asarray(sheet).copy()).permute(2, 0, 1) / 255
+
+
+def titles_of(trainer: Trainer, uids: Sequence[str]) -> Mapping[str, str]:
+    """What objects are called, by uid, as far as the data knows names; photos, for one, have none."""
+    data = getattr(trainer, "datamodule", None)  # set at run time
+    return data.titles(uids) if isinstance(data, ListedData) else {}
 
 
 def turntable(
@@ -105,7 +145,8 @@ class PictureLogger(Callback):
         log_dir = trainer.log_dir  # a broadcast: every rank has to ask
         if log_dir is None or not trainer.is_global_zero:
             return
-        sheet = comparison_sheet(outputs.generation, outputs.renders_01, batch, self.most)
+        titles = titles_of(trainer, batch.uids[: self.most])
+        sheet = comparison_sheet(outputs.generation, outputs.renders_01, batch, self.most, titles)
         folder = Path(log_dir) / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         fitting = trainer.state.fn == "fit"  # `validate` knows no step

@@ -6,7 +6,7 @@ Results of another split than the test objects are named after it, such as resul
 import csv
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rich.table import Table
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.callbacks.journal import Journal
-from ouroboros3d.callbacks.pictures import comparison_sheet, strip, to_image
+from ouroboros3d.callbacks.pictures import comparison_sheet, strip, titles_of, to_image
 from ouroboros3d.callbacks.predictions import filter_comment
 from ouroboros3d.callbacks.protocol import VOLATILE, listed_data, protocol
 from ouroboros3d.callbacks.step_curves import StepCurves, mean_curves
@@ -113,9 +113,10 @@ class ResultsWriter(Callback):
         """Write a batch's pictures, Gaussians and rows."""
         assert isinstance(pl_module, ImageTo3D)
         pl_module.observers = []
+        titles = titles_of(trainer, batch.uids)
         for index, uid in enumerate(batch.uids):
-            finite = self._write_object(outputs, batch, index, pl_module.renderer)
-            row: dict[str, Any] = {"uid": uid}
+            finite = self._write_object(outputs, batch, index, pl_module.renderer, titles)
+            row: dict[str, Any] = {"uid": uid, "name": titles.get(uid)}
             if finite:  # renderers leave out what is not, so a render of it would look like a poor prediction
                 row |= {name: value[index].item() for name, value in outputs.values.items()}
             if finite and outputs.alignment is not None:
@@ -133,7 +134,14 @@ class ResultsWriter(Callback):
             assert self._journal is not None
             self._journal.append(trainer.global_rank, entry)
 
-    def _write_object(self, outputs: Evaluation, batch: MultiviewBatch, index: int, renderer: GaussianRenderer) -> bool:
+    def _write_object(
+        self,
+        outputs: Evaluation,
+        batch: MultiviewBatch,
+        index: int,
+        renderer: GaussianRenderer,
+        titles: Mapping[str, str],
+    ) -> bool:
         """Leave what one object looks like; False where the prediction is not finite."""
         uid, one = batch.uids[index], batch.object(index)
         generation, renders = outputs.generation.object(index), outputs.renders_01[index : index + 1]
@@ -146,7 +154,7 @@ class ResultsWriter(Callback):
         pictures = self._folder / "pictures"
         for path in (folder, pictures):
             path.mkdir(parents=True, exist_ok=True)
-        to_image(comparison_sheet(generation, renders, one)).save(pictures / f"{uid}.png")
+        to_image(comparison_sheet(generation, renders, one, titles=titles)).save(pictures / f"{uid}.png")
         to_image(strip(generation.views_01[0])).save(folder / "views.png")
         to_image(strip(renders[0])).save(folder / "renders.png")
         to_image(strip(torch.cat([one.images_01[0], one.target_images_01[0]]))).save(folder / "truth.png")
@@ -245,6 +253,8 @@ def results_table(method: str, means: dict[str, float], objects: int, failed: in
         "lpips": "LPIPS",
         "mask_iou": "mask IoU",
     }
+    measured = {name.partition("_")[2] for name in means}
+    columns = {column: title for column, title in columns.items() if column in measured}  # no LPIPS without its weights
     table.add_column("")
     for title in columns.values():
         table.add_column(title, justify="right", no_wrap=True)
@@ -252,7 +262,8 @@ def results_table(method: str, means: dict[str, float], objects: int, failed: in
         cells = [means.get(f"{prefix}_{column}") for column in columns]
         table.add_row(title, *("-" if cell is None else f"{cell:.3f}" for cell in cells))
     if "constant_psnr_foreground" in means:
-        table.add_row("best constant image", "-", f"{means['constant_psnr_foreground']:.3f}", "-", "-", "-")
+        constant = {"psnr_foreground": f"{means['constant_psnr_foreground']:.3f}"}
+        table.add_row("best constant image", *(constant.get(column, "-") for column in columns))
     if "chamfer" in means:
         scores = ", ".join(f"{name.removeprefix('fscore@')}: {means[name]:.3f}" for name in means if "fscore" in name)
         table.caption = (

@@ -141,7 +141,7 @@ class Commands(LightningCLI):
         logger = config.trainer.logger  # a run's saved configuration names its own folder, which is not this run's
         if logger in (None, True) or getattr(logger, "class_path", "").endswith(".TensorBoardLogger"):
             config.trainer.logger = {
-                "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+                "class_path": "ouroboros3d.callbacks.tensorboard.TensorBoardLogger",
                 "init_args": {"save_dir": config.runs, "name": config.experiment, "version": config.version},
                 # What a run wrote after the checkpoint that it goes on from comes again.
                 "dict_kwargs": {"purge_step": _first_step(config)} if self.subcommand == "fit" else {},

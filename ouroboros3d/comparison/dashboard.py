@@ -54,7 +54,7 @@ def write_dashboard(comparison: Comparison, folder: Path, strips: Mapping[str, M
             _write_picture(writer, f"objects/{metric}", figures.to_image(objects))
         for uid, pictures in strips.items():
             for kind, picture in pictures.items():
-                _write_picture(writer, f"{kind}/{uid}", picture)
+                _write_picture(writer, f"{kind}/{comparison.title(uid)}", picture)
         notes = "\n".join(f"- {markdown_text(note)}" for note in comparison.notes)
         tables = {"Headline": metrics, **grouped(comparison.metrics)}
         for place, (name, members) in enumerate(tables.items()):  # shown in the order of their names

@@ -93,6 +93,12 @@ class Comparison:
         """The variant that all others are held against."""
         return self.variants[0]
 
+    def title(self, uid: str) -> str:
+        """What an object is called, with its uid behind its name where any run knows one."""
+        runs = (run for variant in self.variants for run in variant.runs.values())
+        name = next((run.titles[uid] for run in runs if uid in run.titles), "")
+        return f"{name}, {uid}" if name else uid
+
     def best(self, metric: str) -> list[str]:
         """Names of the variants with the best mean, none where no direction is better or all are equal."""
         upward = higher_is_better(metric)

@@ -90,7 +90,7 @@ def page(
     parts.append("<h2>Figures</h2>")
     for shown, figure in figures.items():
         parts.append(_card(f"<figure>{to_svg(figure)}<figcaption>{escape(shown)}</figcaption></figure>"))
-    parts += _pictures(strips, left)
+    parts += _pictures(comparison, strips, left)
     parts.append("<h2>All metrics</h2>")
     for name, members in grouped(comparison.metrics).items():
         parts += [f"<h3>{escape(name)}</h3>", _card(_complete(comparison, members))]
@@ -143,7 +143,7 @@ def _cell(comparison: Comparison, variant: str, metric: str, complete: bool = Fa
     return f"<td>{text}</td>"
 
 
-def _pictures(strips: Mapping[str, Mapping[str, Image.Image]], left: int) -> list[str]:
+def _pictures(comparison: Comparison, strips: Mapping[str, Mapping[str, Image.Image]], left: int) -> list[str]:
     if not strips:
         return []
     parts = [
@@ -160,7 +160,8 @@ def _pictures(strips: Mapping[str, Mapping[str, Image.Image]], left: int) -> lis
             for kind, picture in pictures.items()
         )
         is_open = " open" if index < 2 else ""
-        parts.append(f'<details{is_open}><summary>{escape(uid)}</summary><div class="strips">{images}</div></details>')
+        title = escape(comparison.title(uid))
+        parts.append(f'<details{is_open}><summary>{title}</summary><div class="strips">{images}</div></details>')
     return parts
 
 

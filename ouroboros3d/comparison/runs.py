@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Run:
         uids: of the n objects.
         values: metrics and costs by name, each [n], NaN where missing.
         failures: the error text of each object that failed, by uid.
+        titles: what objects are called, by uid, of those that have a name.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Run:
     uids: tuple[str, ...]
     values: Mapping[str, NDArray[np.float64]]
     failures: Mapping[str, str]
+    titles: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def experiment(self) -> str:
@@ -139,7 +141,8 @@ def read_run(folder: Path, split: str) -> Run:
             f"{protocol['split']} of which {len(failures)}; {again}"
         )
     values = {name: np.array([_number(table, row, name) for row in rows]) for name in rows[0] if name in means}
-    return Run(folder, protocol, uids, values, failures)
+    titles = {row["uid"]: row["name"] for row in rows if row.get("name")}
+    return Run(folder, protocol, uids, values, failures, titles)
 
 
 def short(value: object) -> str:

@@ -38,7 +38,7 @@ def strip(comparison: Comparison, uid: str, kind: str) -> Image.Image | None:
     rows.append(("ground truth", "", truth[:count]))
     given = len(_views(comparison.baseline.first, uid, "views.png")) or count
     heads = [f"view {index + 1}" if index < given else f"novel {index - given + 1}" for index in range(count)]
-    return _sheet(rows, heads, uid)
+    return _sheet(rows, heads, comparison.title(uid))
 
 
 def _decibels(comparison: Comparison, variant: str, uid: str, metric: str) -> str:
@@ -67,7 +67,7 @@ def _views(run: Run, uid: str, name: str) -> list[Image.Image]:
     return [picture.crop((left, 0, left + size, size)) for left in range(0, picture.width, size)]
 
 
-def _sheet(rows: Sequence[tuple[str, str, list[Image.Image]]], heads: Sequence[str], uid: str) -> Image.Image:
+def _sheet(rows: Sequence[tuple[str, str, list[Image.Image]]], heads: Sequence[str], title: str) -> Image.Image:
     font, small = ImageFont.load_default(16), ImageFont.load_default(13)
     size = rows[-1][2][0].height if rows[-1][2] else rows[1][2][0].height if rows[1][2] else _TILE
     # Whole multiples show the pixels that there are; larger views are made smaller.
@@ -87,5 +87,5 @@ def _sheet(rows: Sequence[tuple[str, str, list[Image.Image]]], heads: Sequence[s
         for column, view in enumerate(views):
             filter_ = Image.Resampling.NEAREST if tile >= view.height else Image.Resampling.LANCZOS
             sheet.paste(view.resize((tile, tile), filter_), (left + column * (tile + _GAP), top))
-    draw.text((left + tile + 12, _HEAD + tile / 2), uid, _PALE, small, anchor="lm")
+    draw.text((left + tile + 12, _HEAD + tile / 2), title, _PALE, small, anchor="lm")
     return sheet

@@ -1,7 +1,7 @@
 """`ObjaverseDataModule`: from trees of meshes and of posed renders to multi-view batches."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -322,6 +322,12 @@ class ObjaverseDataModule(LightningDataModule):
     def tested_uids(self) -> list[str]:
         """The objects of `test_split` that can be tested, sorted."""
         return list(self._datasets[self.test_split].uids)
+
+    def titles(self, names: Sequence[str]) -> dict[str, str]:
+        """What the makers of objects call them, by name, of those whose tree says so."""
+        # In one line, and short: a name is written above pictures, and a slash would open a group in TensorBoard.
+        called = {one.uid: " ".join(one.name.replace("/", " ").split())[:60] for one in self.source.assets(names)}
+        return {name: title for name, title in called.items() if title}
 
     def test_protocol(self) -> dict[str, Any]:
         """What a test on this data is measured under, by the names of docs/formats.md, section 4.1; after `setup`."""

@@ -34,7 +34,9 @@ class Optimized(LightningModule):
         total = self.trainer.estimated_stepping_batches
         schedule = partial(learning_rate_factor, warmup=self.warmup_steps, total=total, decay=self.decay)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        # The name is that of the curve, which stands among those of training.
+        curve = {"scheduler": scheduler, "interval": "step", "name": "train/learning_rate"}
+        return {"optimizer": optimizer, "lr_scheduler": curve}
 
     def configure_gradient_clipping(
         self,

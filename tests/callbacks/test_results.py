@@ -218,6 +218,9 @@ def test_the_table_fits_a_terminal() -> None:
     assert "mean over 8 test objects, 1 failed" in text
     assert "F-score within 0.02: 0.250" in text
     assert "…" not in text
+    assert "LPIPS" not in text  # nothing was measured: no column of dashes
+    console.print(results_table("Staged", means | {"mv_lpips": 0.5}, 8, 1, "test"))
+    assert "LPIPS" in console.export_text()
 
 
 def test_a_failed_object_is_a_row(here: Path, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def write_run(
     failures: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
     pictures: bool = False,
+    titles: Mapping[str, str] | None = None,
     **changed: object,
 ) -> Path:
     """Write a run: `values` by metric, one an object, NaN = missing; `changed` protocol fields; the folder."""
@@ -75,6 +76,7 @@ def write_run(
     columns = {**values, **{name: [cost] * len(uids) for name, cost in _COSTS.items() if name not in values}}
     rows = [
         {"uid": uid, **{name: _cell(column[i]) for name, column in columns.items()}}
+        | ({} if titles is None else {"name": titles.get(uid, "")})
         | {"alignment_matrix": "[1.0, 0.0]", "status": failures.get(uid, "ok")}
         for i, uid in enumerate(uids)
     ]

@@ -358,3 +358,10 @@ def test_hostile_names_are_text_in_markdown_and_figures(tmp_path):
     FigureCanvasAgg(figure).draw()
     shown = [entry.get_text() for entry in figure.axes[0].get_legend().get_texts()]
     assert [label.strip().split(":")[0] for label in shown] == ["a|b", r"\$x^\$", "_under"]
+
+
+def test_an_object_is_called_by_the_name_that_any_run_knows(tmp_path):
+    before = write_run(tmp_path / "staged" / "version_0", {"mv_psnr": BASE})  # of a version without names
+    named = write_run(tmp_path / "recursive" / "version_0", {"mv_psnr": BASE}, titles={UIDS[0]: "dresser"})
+    comparison = result([before, named])
+    assert [comparison.title(uid) for uid in UIDS[:2]] == [f"dresser, {UIDS[0]}", UIDS[1]]
