@@ -181,24 +181,25 @@ def _picture(tree: PosedReader, uid: str, said: str, check: Check) -> Pictured |
     images, alpha = inspect_views(tree, uid)
     diagnosis = check.diagnosis
     marked = [*diagnosis.bad_views.get(uid, ()), *diagnosis.swapped.get(uid, ()), *images.empty, *images.clipped]
-    # Not of others: this process has no limits, and what the test of an object needs grows with its views' square.
     one = view_set(images, alpha) if uid in check.misfits else None
     if images.cameras is None:
         return None
-    views = overlays.shown_views(images.views, marked)
+    numbers = one.numbers if one else range(images.views)
+    places = overlays.shown_views(len(numbers), [numbers.index(view) for view in marked if view in numbers])
+    views = [numbers[place] for place in places]
     found = tree.read(uid)
     try:
         rgba = torch.stack([found.rgba(view) for view in views])
     except SampleError:  # named in a finding already
         return None
-    hull = one.hull.images & one.masks.solid if one else None
-    strips = {"as stored": overlays.overlay(rgba, images.cameras, views, hull, marked)}
+    hull = (one.hull.images & one.masks.solid)[places] if one else None
+    strips = {"as stored": overlays.overlay(rgba, images.cameras[views], views, hull, marked)}
     if one:
         strips["masks and the hull of all views"] = overlays.coverage(one, views, marked)
     if one and uid in diagnosis.mended:
         mended = one.seen_by(diagnosis.mended[uid])
-        hull = mended.hull.images & one.masks.solid
-        strips["as they would fit"] = overlays.overlay(rgba, mended.cameras, views, hull, [])
+        hull = (mended.hull.images & one.masks.solid)[places]
+        strips["as they would fit"] = overlays.overlay(rgba, mended.cameras[places], views, hull, [])
     misfit = f"misfit {check.misfits[uid]:.2f} pixels" if uid in check.misfits else ""
     notes = [
         said,

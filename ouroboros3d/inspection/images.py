@@ -11,6 +11,7 @@ from torch import Tensor
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.errors import NoTransparency, SampleError
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
+from ouroboros3d.inspection.camera_checks.silhouette_fit import tested_views
 from ouroboros3d.inspection.camera_checks.tangency import SIZE
 from ouroboros3d.inspection.camera_checks.visual_hull import on_border
 
@@ -69,7 +70,8 @@ def inspect_views(reader: PosedReader, uid: str) -> tuple[Images, Tensor | None]
         uid: the object.
 
     Returns:
-        what they show, and alpha [F, h, w] in [0, 1] with at most 128 pixels a side; None where a view has none.
+        what they show, and alpha [T, h, w] in [0, 1], with at most 128 pixels a side, of the views that cameras are
+        tested with; None where a view has none.
     """
     images = Images(uid)
     try:
@@ -79,6 +81,7 @@ def inspect_views(reader: PosedReader, uid: str) -> tuple[Images, Tensor | None]
         return images, None
     images.views, images.size, images.cameras = len(found), found.size, found.cameras
     alphas: list[Tensor] = []
+    tested = set(tested_views(len(found)))
     digests: list[bytes] = []
     fringe = _Fringe()
     for view in range(len(found)):
@@ -89,7 +92,8 @@ def inspect_views(reader: PosedReader, uid: str) -> tuple[Images, Tensor | None]
         if alpha.min() == 255:
             images.opaque.append(view)
             images.paper = images.paper or _paper(pixels)
-        alphas.append(_small(rgba[..., 3].float() / 255))
+        if view in tested:
+            alphas.append(_small(rgba[..., 3].float() / 255))
         if not (alpha > 127).any():
             images.empty.append(view)
         elif alpha.min() < 255 and bool(on_border(rgba[None, ..., 3].float() / 255)):

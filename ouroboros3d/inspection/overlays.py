@@ -32,18 +32,18 @@ def overlay(rgba: Tensor, cameras: Cameras, views: Sequence[int], hull: Tensor |
 
     Args:
         rgba: [K, H, W, 4] uint8, the views' images.
-        cameras: [F] of all views.
+        cameras: [K] theirs.
         views: K numbers of views.
-        hull: [F, h, w] bool, where all views see the hull; None to draw none.
+        hull: [K, h, w] bool, where they see the hull of all views; None to draw none.
         marked: views to frame.
     """
     tiles = []
-    for image, view in zip(rgba, views, strict=True):
+    for place, (image, view) in enumerate(zip(rgba, views, strict=True)):
         tile = _paper(image)
         draw = ImageDraw.Draw(tile)
         if hull is not None:
-            _outline(tile, hull[view])
-        _scene(draw, cameras[view], tile.size)
+            _outline(tile, hull[place])
+        _scene(draw, cameras[place], tile.size)
         _label(draw, view, view in marked, tile.size)
         tiles.append(tile)
     return _strip(tiles)
@@ -54,19 +54,20 @@ def coverage(one: ViewSet, views: Sequence[int], marked: Sequence[int]) -> str:
 
     Args:
         one: the object.
-        views: numbers of views.
+        views: numbers of views, of those that were tested.
         marked: views to frame.
     """
     tiles = []
     for view in views:
-        solid, core = one.masks.solid[view].numpy(), one.masks.core[view].numpy()
+        place = one.numbers.index(view)
+        solid, core = one.masks.solid[place].numpy(), one.masks.core[place].numpy()
         pixels = np.full((*solid.shape, 3), 255, np.uint8)
-        pixels[solid], pixels[core & ~one.hull.images[view].numpy()] = _COVERED, _MISSED
+        pixels[solid], pixels[core & ~one.hull.images[place].numpy()] = _COVERED, _MISSED
         height, width = solid.shape
         scale = TILE / max(height, width)
         tile = Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.NEAREST)
         draw = ImageDraw.Draw(tile)
-        text = f"{one.hull.coverage[view].item():.0%}"
+        text = f"{one.hull.coverage[place].item():.0%}"
         draw.text((tile.width - 5, 4), text, (90, 90, 90), ImageFont.load_default(12), anchor="ra")
         _label(draw, view, view in marked, tile.size)
         tiles.append(tile)

@@ -1,6 +1,7 @@
 """Mistakes that people make with cameras, planted into right ones: each is found, and called by its name."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from planted import ODD, OPENGL, RING, Y_FROM_Z, Posed, render
 from ouroboros3d.cameras import Cameras, from_stored
 from ouroboros3d.datamodules.readers.poses import BLENDER
 from ouroboros3d.inspection.camera_checks.diagnosis import Diagnosis, diagnose, find_up
-from ouroboros3d.inspection.camera_checks.silhouette_fit import ViewSet
+from ouroboros3d.inspection.camera_checks.silhouette_fit import ViewSet, tested_views
 
 Matrices = NDArray[np.float64]
 
@@ -136,6 +137,16 @@ def test_a_single_wrong_view_is_named(odd: list[Posed]) -> None:
     found = diagnosis([view_set(odd[1], stored), view_set(odd[0])])
     assert found.bad_views == {odd[1].uid: [4]}
     assert not found.explanations
+
+
+def test_of_very_many_views_evenly_chosen_ones_are_tested_and_named_by_their_numbers(odd: list[Posed]) -> None:
+    assert tested_views(8) == tuple(range(8))
+    many = tested_views(10_000)
+    assert (len(many), many[0], many[-1]) == (200, 0, 9999)
+    assert set(np.diff(many)) == {50, 51}
+    late = view_set(odd[2], odd[2].blender[[0, 1, 6, 3, 4, 5, 2, 7]])
+    found = diagnosis([replace(late, numbers=many[:8]), *map(view_set, odd[:2])])
+    assert found.swapped == {odd[2].uid: (many[2], many[6])}
 
 
 def test_some_objects_of_another_convention_are_named_alone(odd: list[Posed]) -> None:

@@ -67,7 +67,7 @@ class Diagnosis:
         own_radii: objects whose views fit with distances of their own.
         unexplained: objects that fit under no hypothesis.
         up: the upward axis of each object's world as the files have it, where it is not the format's.
-        mended: cameras that would be right, by uid.
+        mended: cameras that would be right, of the views that were tested, by uid.
     """
 
     explanations: list[Explanation] = field(default_factory=list)
@@ -205,11 +205,12 @@ def _single(one: ViewSet, found: Diagnosis) -> None:
     if pair := one.swapped():
         order = list(range(len(one.masks.solid)))
         order[pair[0]], order[pair[1]] = order[pair[1]], order[pair[0]]
-        found.swapped[one.uid], found.mended[one.uid] = pair, one.cameras[order]
+        found.swapped[one.uid] = (one.numbers[pair[0]], one.numbers[pair[1]])
+        found.mended[one.uid] = one.cameras[order]
         return
     bad = one.bad_views()
     if bad and one.without(bad).fits:
-        found.bad_views[one.uid] = bad
+        found.bad_views[one.uid] = [one.numbers[view] for view in bad]
         return
     mended = at_radii(one.cameras, one.own_radii())
     if one.seen_by(mended).fits:

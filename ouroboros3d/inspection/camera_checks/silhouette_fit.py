@@ -1,5 +1,6 @@
 """How well the silhouettes of one object fit its cameras, as one number, and which of its views do not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -25,6 +26,13 @@ _SMALL = 64
 # object is symmetric, one view that is turned by 40 degrees 1 to 10.
 FITS = 1.0
 MIN_VIEWS = 3
+# What a test needs grows with the square of the views, and the agreement of this many says all there is to say.
+_MAX_VIEWS = 200
+
+
+def tested_views(count: int) -> tuple[int, ...]:
+    """Which of the views of an object its cameras are tested with: all, or of very many evenly chosen ones."""
+    return tuple(int(view) for view in np.linspace(0, count - 1, min(count, _MAX_VIEWS)).round())
 
 
 @dataclass(frozen=True)
@@ -36,24 +44,28 @@ class ViewSet:
         cameras: [F].
         masks: of the F views.
         outlines: of those that show the whole object.
+        numbers: F, of the views among all views of the object.
     """
 
     uid: str
     cameras: Cameras
     masks: Masks
     outlines: Outlines
+    numbers: tuple[int, ...]
 
     @classmethod
-    def of(cls, uid: str, cameras: Cameras, alpha: Tensor) -> "ViewSet":
+    def of(cls, uid: str, cameras: Cameras, alpha: Tensor, numbers: Sequence[int] | None = None) -> "ViewSet":
         """Take masks and outlines from views at their full size.
 
         Args:
             uid: the object.
             cameras: [F].
             alpha: [F, H, W] in [0, 1].
+            numbers: F, of the views among all views of the object; None where these are all.
         """
         whole = (alpha > 0.5).flatten(1).any(dim=1) & ~on_border(alpha)
-        return cls(uid, cameras, Masks.of(alpha), Outlines.of(alpha, whole))
+        numbers = range(len(alpha)) if numbers is None else numbers
+        return cls(uid, cameras, Masks.of(alpha), Outlines.of(alpha, whole), tuple(numbers))
 
     def seen_by(self, cameras: Cameras) -> "ViewSet":
         """The same images with other cameras [F]."""
@@ -112,7 +124,8 @@ class ViewSet:
             self.outlines.uv_norm[left],
             self.outlines.width,
         )
-        return ViewSet(self.uid, self.cameras[kept], self.masks[kept], outlines)
+        numbers = tuple(self.numbers[view] for view in kept)
+        return ViewSet(self.uid, self.cameras[kept], self.masks[kept], outlines, numbers)
 
     def swapped(self) -> tuple[int, int] | None:
         """Two views whose cameras were swapped: exchanged, they fit. None if there are no such two."""
