@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import math
+import re
 from collections.abc import Sequence
 
 from rich import box
@@ -96,13 +97,20 @@ def markdown_tables(comparison: Comparison, metrics: Sequence[str]) -> str:
     ]
     for metric in metrics:
         cells = [markdown_cell(comparison, variant.name, metric) for variant in comparison.variants]
-        lines.append(f"| {titled(metric)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {markdown_text(titled(metric))} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def markdown_text(text: str) -> str:
-    """Text as it reads in Markdown, also in a table: no tag, no column and no line of its own."""
-    return html.escape(text, quote=False).replace("|", r"\|").replace("\n", " ")
+    """Text as it reads in Markdown, also in a table: no tag, link, column or line of its own."""
+    text = html.escape(" ".join(text.splitlines()), quote=False)
+    return text.replace("|", r"\|").replace("](", r"]\(")
+
+
+def markdown_code(text: str) -> str:
+    """A block of commands; names in them may hold what ends a shorter fence."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}bash\n{text}\n{fence}"
 
 
 def markdown_cell(comparison: Comparison, variant: str, metric: str) -> str:
@@ -141,19 +149,19 @@ def markdown(comparison: Comparison) -> str:
     """The whole of comparison.md."""
     shared, differing = protocols(comparison)
     names = [markdown_text(variant.name) for variant in comparison.variants]
-    parts = [f"# Comparison of {', '.join(names)}", f"{caption(comparison)}. Bold: best mean."]
+    parts = [f"# Comparison of {', '.join(names)}", f"{markdown_text(caption(comparison))}. Bold: best mean."]
     parts += [markdown_tables(comparison, headline(comparison.metrics)), explanation(comparison)]
     parts += ["\n".join(f"- {markdown_text(note)}" for note in comparison.notes)] if comparison.notes else []
-    parts += ["## Commands", f"```bash\n{comparison.command}\n```", "The runs, tested by:"]
+    parts += ["## Commands", markdown_code(comparison.command), "The runs, tested by:"]
     tests = [how_to_test(run.folder, comparison.split) for v in comparison.variants for run in v.runs.values()]
-    parts += ["```bash\n" + "\n".join(tests) + "\n```"]
+    parts += [markdown_code("\n".join(tests))]
     for name, metrics in grouped(comparison.metrics).items():
-        parts += [f"## {name}", markdown_tables(comparison, metrics)]
+        parts += [f"## {markdown_text(name)}", markdown_tables(comparison, metrics)]
     parts += ["## Protocol", "What the variants differ in:"]
     rows = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    rows += [f"| {field} | " + " | ".join(map(markdown_text, values)) + " |" for field, values in differing.items()]
+    rows += ["| " + " | ".join(map(markdown_text, [field, *values])) + " |" for field, values in differing.items()]
     parts += ["\n".join(rows), "What they share:", "| field | value |\n|---|---|"]
-    parts[-1] += "".join(f"\n| {field} | {markdown_text(value)} |" for field, value in shared.items())
+    parts[-1] += "".join(f"\n| {markdown_text(field)} | {markdown_text(value)} |" for field, value in shared.items())
     return "\n\n".join(parts) + "\n"
 
 

@@ -348,9 +348,14 @@ def test_a_lonely_run_says_why_the_others_are_left_out(tmp_path):
 
 def test_hostile_names_are_text_in_markdown_and_figures(tmp_path):
     names = ["staged", "a|b", "$x^$", "_under"]
-    folders = [write_run(tmp_path / name / "version_0", {"mv_psnr": [12.0 + i] * 8}) for i, name in enumerate(names)]
-    comparison = replace(result(folders), notes=["<b> | x"])
+    evil = "<img src=x onerror=alert(1)>|[a](b)"
+    scores = {name: {"mv_psnr": [12.0 + i] * 8} for i, name in enumerate(names)}
+    folders = [write_run(tmp_path / name / "version_0", scores[name], **{evil: evil}) for name in names]
+    fence = "a\n```\n<script>"
+    comparison = replace(result(folders), notes=["<b> | x"], command=fence)
     text = markdown(comparison)
+    assert r"| &lt;img src=x onerror=alert(1)&gt;\|[a]\(b) | &lt;img src=x onerror=alert(1)&gt;\|[a]\(b) |" in text
+    assert f"````bash\n{fence}\n````" in text
     header = next(line for line in text.splitlines() if line.startswith("| | staged"))
     assert header.replace(r"\|", "").count("|") == 6
     assert "<b>" not in text
