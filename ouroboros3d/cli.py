@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ouroboros3d import __version__
 from ouroboros3d.commands.usage import HELP
+from ouroboros3d.files import NO_ROOM
 
 _DEBUG = "OUROBOROS3D_DEBUG"
 
@@ -39,6 +40,10 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         _run(command, arguments[1:])
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM and not os.environ.get(_DEBUG):
+            again = "call the same command again" + (", or where a fit had begun fit --resume RUN" * (command == "fit"))
+            got = f"expected room to write it, got {error.strerror!r}; make room on its disk and {again}."
+            _fail(f"{error.filename or command}: {got}")
         if os.environ.get(_DEBUG) or not (isinstance(error, (ValueError, OSError)) or _of_lightning(error)):
             raise
         _fail(" ".join(str(error).split()))

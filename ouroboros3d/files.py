@@ -1,5 +1,6 @@
 """Files that other processes may be reading or writing, where they are kept, and what names content and code."""
 
+import errno
 import fcntl
 import gc
 import hashlib
@@ -11,6 +12,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Numbers of the errors of a disk that has no room left, or none for this user."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file or folder for which there was no room: the system names what it opens, and not what it writes.
+
+    Raises:
+        OSError: as it was raised, with the name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None:
+            error.filename = str(path)
+        raise
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -21,10 +40,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
-        _to_disk(part)
-        part.replace(path)
-        _to_disk(path.parent)  # else the name may still be the old file's after a loss of power
+        with naming(path):
+            yield part
+            _to_disk(part)
+            part.replace(path)
+            _to_disk(path.parent)  # else the name may still be the old file's after a loss of power
     finally:
         part.unlink(missing_ok=True)
 
@@ -36,11 +56,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.mkdir()
     try:
-        yield part
-        for inner in (*part.rglob("*"), part):
-            _to_disk(inner)
-        part.replace(path)
-        _to_disk(path.parent)
+        with naming(path):
+            yield part
+            for inner in (*part.rglob("*"), part):
+                _to_disk(inner)
+            part.replace(path)
+            _to_disk(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -80,7 +101,7 @@ def append_line(path: Path, text: str) -> None:
     """Append a line to a file that other processes append to as well; a file that is not there is made."""
     line = f"{text}\n".encode()
     # One write of one short line in append mode does not mix with another process's.
-    with path.open("ab+", buffering=0) as file:
+    with naming(path), path.open("ab+", buffering=0) as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # a killed writer left its line open: close it, so that this one counts

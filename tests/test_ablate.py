@@ -270,6 +270,16 @@ def test_wrong_usage_gets_one_line(here: Path, capsys: pytest.CaptureFixture[str
     assert "expected no run at runs/staged/pair-seed_0" in refusal(capsys, "pair.yaml")
 
 
+def test_a_full_disk_is_one_line_with_file_and_remedy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_suite(here / "pair.yaml", STAGED, COMBINED)
+    Path("runs/ablate/pair").mkdir(parents=True)
+    Path(f"runs/ablate/pair/.manifest.json.{os.getpid()}.part").symlink_to("/dev/full")
+    assert refusal(capsys, "pair.yaml") == (
+        f"ouroboros3d: error: {Path('runs/ablate/pair/manifest.json')}: expected room to write it, got 'No space left "
+        "on device'; make room on its disk and call the same command again."
+    )
+
+
 def test_another_suite_of_the_same_name_is_told_apart(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite = write_suite(here / "pair.yaml", STAGED, COMBINED, arguments=["--help"])
     refusal(capsys, "pair.yaml")

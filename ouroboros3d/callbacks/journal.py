@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import IO, Any
 
-from ouroboros3d.files import atomic_write_text, lock
+from ouroboros3d.files import atomic_write_text, lock, naming
 
 
 class Journal:
@@ -66,17 +66,20 @@ class Journal:
 
     def append(self, rank: int, entry: dict[str, Any]) -> None:
         """Add one entry of a process, safe from the process's own end on."""
-        if self._file is None:
-            self._file = self._path(str(rank)).open("w")
-            self._file.write(f"{self.identity}\n")
-        self._file.write(f"{json.dumps(entry)}\n")
-        self._file.flush()
+        path = self._path(str(rank))
+        with naming(path):
+            if self._file is None:
+                self._file = path.open("w")
+                self._file.write(f"{self.identity}\n")
+            self._file.write(f"{json.dumps(entry)}\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Let another test of this run begin."""
         for file in (self._file, self._lock):
             if file is not None:
-                file.close()
+                with naming(Path(file.name)):  # what found no room is tried once more
+                    file.close()
 
     def remove(self) -> None:
         """Remove the files of all processes: the results are written."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.callbacks.pictures import save_gif, strip, to_image, turntable
 from ouroboros3d.cameras import Cameras
+from ouroboros3d.files import naming
 from ouroboros3d.gaussians import Gaussians, save_ply
 from ouroboros3d.lightning_modules.generation import Generation
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
@@ -45,9 +46,10 @@ def save_prediction(
         frames: of the turntable.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    to_image(strip(views_01)).save(folder / "views.png")
-    for view, picture in enumerate(views_01):
-        to_image(picture).save(folder / f"view_{view:02d}.png")
+    with naming(folder):
+        to_image(strip(views_01)).save(folder / "views.png")
+        for view, picture in enumerate(views_01):
+            to_image(picture).save(folder / f"view_{view:02d}.png")
     height, width = views_01.shape[-2:]
     gaussians = renderer.filtered(gaussians, cameras, height, width)
     comments = ["frame object", filter_comment(renderer, height, width), *comments]

@@ -23,7 +23,7 @@ from ouroboros3d.callbacks.pictures import comparison_sheet, strip, titles_of, t
 from ouroboros3d.callbacks.predictions import filter_comment
 from ouroboros3d.callbacks.protocol import VOLATILE, listed_data, protocol
 from ouroboros3d.callbacks.step_curves import StepCurves, mean_curves
-from ouroboros3d.files import atomic_write, atomic_write_text
+from ouroboros3d.files import atomic_write, atomic_write_text, naming
 from ouroboros3d.gaussians import save_ply
 from ouroboros3d.lightning_modules.generation import Evaluation
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
@@ -154,10 +154,11 @@ class ResultsWriter(Callback):
         pictures = self._folder / "pictures"
         for path in (folder, pictures):
             path.mkdir(parents=True, exist_ok=True)
-        to_image(comparison_sheet(generation, renders, one, titles=titles)).save(pictures / f"{uid}.png")
-        to_image(strip(generation.views_01[0])).save(folder / "views.png")
-        to_image(strip(renders[0])).save(folder / "renders.png")
-        to_image(strip(torch.cat([one.images_01[0], one.target_images_01[0]]))).save(folder / "truth.png")
+        with naming(folder):
+            to_image(comparison_sheet(generation, renders, one, titles=titles)).save(pictures / f"{uid}.png")
+            to_image(strip(generation.views_01[0])).save(folder / "views.png")
+            to_image(strip(renders[0])).save(folder / "renders.png")
+            to_image(strip(torch.cat([one.images_01[0], one.target_images_01[0]]))).save(folder / "truth.png")
         cameras = one.cameras.transform(one.object_from_batch[:, None])
         height, width = one.images_01.shape[-2:]
         gaussians = renderer.filtered(gaussians, cameras, height, width)

@@ -1,5 +1,7 @@
 """`python -m ouroboros3d export`: from a checkpoint to a folder that diffusers loads."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from ouroboros3d.commands.arguments import parse_run_options
 from ouroboros3d.commands.trainer import load
 from ouroboros3d.export.card import model_card
 from ouroboros3d.export.pipeline import COMPONENTS, VARIANTS, OuroborosPipeline
-from ouroboros3d.files import atomic_folder, refuse_taken
+from ouroboros3d.files import NO_ROOM, atomic_folder, refuse_taken
 from ouroboros3d.lightning_modules.loaded import Loaded
 from ouroboros3d.weight_names import SHIPPED
 
@@ -46,7 +48,10 @@ def run(arguments: Sequence[str], shipped: Path = SHIPPED) -> None:
     with atomic_folder(out) as folder:
         try:
             pipeline.save_pretrained(folder)
-        except SafetensorError as error:  # how a full disk reads in its writer
+        except SafetensorError as error:  # its writer's words for what the system refuses
+            number = re.search(r"os error (\d+)", str(error))
+            if number and int(number[1]) in NO_ROOM:
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(out)) from error
             raise OSError(f"{out}: {error}") from error
         (folder / "README.md").write_text(model_card(loaded, pipeline, dtype), encoding="utf-8")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

@@ -6,6 +6,7 @@ import logging
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from ouroboros3d.callbacks.run_folder import RunFolderWatch, check_folder
 from ouroboros3d.commands.arguments import RunOptions, Setting, as_arguments, check_run_options, parse_run_options
 from ouroboros3d.commands.parsing import Parser, meant, parsing
 from ouroboros3d.commands.run_folders import Placed, choose, lock_run, place_fit, place_use, remove_claim, take_images
-from ouroboros3d.files import atomic_write, remove_parts, sha256_of
+from ouroboros3d.files import atomic_write, naming, remove_parts, sha256_of
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.loaded import Loaded
 from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, check_files, read_checkpoint
@@ -203,7 +204,7 @@ def run(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> None
     training = lock_run(placed.folder) if command == "fit" else None
     resumed = "resume" in options.single
     try:
-        with parsing(options.allowed):
+        with parsing(options.allowed), naming(placed.folder or Path(".")):
             Commands(
                 ImageTo3D,
                 LightningDataModule,
@@ -356,6 +357,13 @@ def _quieten() -> None:
     # `main(args)` is the one entry, also for the process's own arguments.
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    threading.excepthook = _say_of_a_thread
+
+
+def _say_of_a_thread(raised: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread that ended, unless it is TensorBoard's: who writes next raises the same error."""
+    if not type(raised.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(raised)
 
 
 def _has_news(record: logging.LogRecord) -> bool:

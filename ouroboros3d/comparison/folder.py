@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ouroboros3d.files import naming
+
 _MARKER = ".ouroboros3d-comparison"  # lists the files that are the comparison's own
 
 
@@ -49,11 +51,12 @@ def replaced(folder: Path) -> Iterator[Path]:
     part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     part.mkdir()
     try:
-        yield part
-        (part / _MARKER).write_text("\n".join(sorted(_files(part))) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
+        with naming(folder):
+            yield part
+            (part / _MARKER).write_text("\n".join(sorted(_files(part))) + "\n", encoding="utf-8")
+            if folder.exists():
+                folder.rename(old)
+            part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
