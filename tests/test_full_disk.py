@@ -9,7 +9,7 @@ import pytest
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from ouroboros3d.callbacks.journal import Journal
-from ouroboros3d.commands.trainer import _say_of_a_thread
+from ouroboros3d.commands.trainer import report_thread
 from ouroboros3d.comparison.folder import replaced
 from ouroboros3d.files import append_line, atomic_folder, atomic_write, naming
 
@@ -76,7 +76,7 @@ def test_other_errors_and_names_stay_as_they_are(tmp_path: Path) -> None:
 def test_the_thread_of_events_says_nothing_of_what_its_writer_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(threading, "excepthook", _say_of_a_thread)
+    monkeypatch.setattr(threading, "excepthook", report_thread)
     writer = EventFileWriter(str(tmp_path))
     with FULL.open("wb", buffering=0) as full:
         writer._async_writer._writer._writer = full

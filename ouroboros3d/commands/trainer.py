@@ -357,10 +357,10 @@ def _quieten() -> None:
     # `main(args)` is the one entry, also for the process's own arguments.
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    threading.excepthook = _say_of_a_thread
+    threading.excepthook = report_thread
 
 
-def _say_of_a_thread(raised: threading.ExceptHookArgs) -> None:
+def report_thread(raised: threading.ExceptHookArgs) -> None:
     """Print the traceback of a thread that ended, unless it is TensorBoard's: who writes next raises the same error."""
     if not type(raised.thread).__module__.startswith("tensorboard."):
         threading.__excepthook__(raised)
