@@ -41,11 +41,6 @@ _LONG_HELP: dict[Setting, Setting] = {
     ("--model.help", None): ("--model.help", "ouroboros3d.lightning_modules.staged.Staged"),
     ("--data.help", None): ("--data.help", "ouroboros3d.datamodules.objaverse.ObjaverseDataModule"),
 }
-# Settings of the data that say how fast it comes and not what it is.
-_WITHOUT_EFFECT = {
-    *("batch_size", "num_workers", "memory_limit_mb"),
-    *("cache_dir", "render_workers", "render_timeout_s", "retry_failed", "ignore_check"),
-}
 _log = logging.getLogger("ouroboros3d")
 
 
@@ -118,7 +113,8 @@ class Commands(LightningCLI):
         file = checkpoint_file(checkpoint)
         content = read_checkpoint(file)
         config = yaml.safe_load(self._parser("test").dump(self.config["test"]))
-        data = {name: value for name, value in config["data"]["init_args"].items() if name not in _WITHOUT_EFFECT}
+        ignored: frozenset[str] = getattr(self.datamodule, "without_effect", frozenset())
+        data = {name: value for name, value in config["data"]["init_args"].items() if name not in ignored}
         text = json.dumps({"model": config["model"], "data": data}, sort_keys=True)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined] # set at run time
             if isinstance(callback, ResultsWriter):

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -79,6 +79,14 @@ class ObjaverseDataModule(LightningDataModule):
     Raises:
         ValueError: an argument out of range, a tree of no known format, or nothing left after filtering.
     """
+
+    # Arguments that say how fast the data comes and not what it is: two tests that differ in them alone are the same.
+    without_effect: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("batch_size", "num_workers", "memory_limit_mb"),
+            *("cache_dir", "render_workers", "render_timeout_s", "retry_failed", "ignore_check"),
+        }
+    )
 
     def __init__(
         self,

@@ -1,3 +1,4 @@
+import inspect
 import re
 import shutil
 from pathlib import Path
@@ -330,3 +331,7 @@ def test_marker_of_the_test_tree_is_off_centre(tree: Tree) -> None:
         marker = marker_normalised(index)
         assert np.abs(marker).min() > 0.1
         assert len(set(np.abs(marker).round(2))) == 3
+
+
+def test_what_has_no_effect_on_the_data_is_an_argument() -> None:
+    assert ObjaverseDataModule.without_effect < inspect.signature(ObjaverseDataModule).parameters.keys()
