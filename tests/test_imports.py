@@ -107,6 +107,17 @@ def test_imports_point_one_way():
     assert not wrong, "\n".join(wrong)
 
 
+def test_no_module_needs_itself_by_way_of_others():
+    """Also within a folder: what is read is below what reads it."""
+    needs: dict[str, set[str]] = {}
+    for path, _, module in imports():
+        needs.setdefault(".".join(path.relative_to(ROOT).with_suffix("").parts), set()).add(module)
+    while ready := [name for name, others in needs.items() if not others & needs.keys()]:
+        for name in ready:
+            del needs[name]
+    assert not needs, f"in circles: {sorted(needs)}"
+
+
 def test_every_folder_has_its_place_in_the_table():
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert folders <= set(MAY_IMPORT), "say in MAY_IMPORT what the new folder may import"
