@@ -194,6 +194,16 @@ def test_documents_that_code_names_exist():
     assert not wrong, wrong
 
 
+def test_every_room_is_shown_and_explained():
+    """The house of docs/architecture.md: in its picture, and in the table that says why it is there."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture, table = text.split("| Room | Why it is there |")[0], text.split("| Room | Why it is there |")[1]
+    rooms = [path.parent.name for path in sorted((ROOT / "ouroboros3d").glob("*/__init__.py"))]
+    inner = [path.parent.name for path in sorted((ROOT / "ouroboros3d").glob("*/*/__init__.py"))]
+    assert [room for room in rooms if f"{room}/" not in picture] == []
+    assert [room for room in rooms + inner if f"`{room}/`" not in table] == []
+
+
 @pytest.mark.parametrize(
     "document",
     [str(path.relative_to(ROOT)) for folder in (ROOT, ROOT / "docs") for path in sorted(folder.glob("*.md"))],
