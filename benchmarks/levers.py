@@ -149,7 +149,7 @@ def measured(lever: Lever, config: Config, repeats: int) -> Row:
 
     def step() -> None:
         with torch.autocast("cuda", kind, enabled=precision.endswith("mixed"), cache_enabled=False):
-            losses = model.train().training_losses(batch, lever.coin)
+            losses = model.train().training_losses(batch, lever.coin, seed=0)
         scaler.scale(torch.stack(list(losses.values())).sum()).backward()
         scaler.step(optimizer)
         scaler.update()

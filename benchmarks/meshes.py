@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from ouroboros3d.callbacks.statistics import peak_memory_mib
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.meshes.glb import load_glb
 from ouroboros3d.datamodules.readers.objaverse import ObjaverseReader
 from ouroboros3d.datamodules.selection import BUNDLED
+from ouroboros3d.lightning_modules.cost import peak_memory_mib
 from ouroboros3d.renderers.meshes import MeshRenderer
 
 
@@ -49,7 +49,8 @@ def measure(path: Path, views: int, size: int, supersampling: int, rounds: int) 
         renderer.straight(mesh, cameras, size, size)
         seconds.append(time.perf_counter() - started)
     faces = mesh.faces.shape[0]
-    return Row(path.stem, faces, views, size, supersampling, load_s, min(seconds), peak_memory_mib())
+    peak = peak_memory_mib(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return Row(path.stem, faces, views, size, supersampling, load_s, min(seconds), peak)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -29,7 +29,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.precision import training_precision
-from ouroboros3d.lightning_modules.seeding import seeded
 from ouroboros3d.networks.gaussian_unet import MultiviewAttention
 from ouroboros3d.networks.view_convolution import ViewConv
 
@@ -91,8 +90,8 @@ class Training:
         """Its processor time in seconds."""
         started = time.process_time()
         batch = next(self.batches)
-        with seeded("step"), training_precision(self.model.device, self.model.bfloat16_on_cpu):
-            losses = self.model.training_losses(batch, coin)
+        with training_precision(self.model.device, self.model.bfloat16_on_cpu):
+            losses = self.model.training_losses(batch, coin, seed=0)
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()

@@ -72,6 +72,8 @@ class MultiviewBatch:
     def validate(self) -> "MultiviewBatch":
         """Check shapes, value ranges, poses and finiteness; returns itself.
 
+        Whoever makes a batch calls it once, on the CPU: on a GPU every check would wait for what was begun before.
+
         Raises:
             ValueError: what is off, with the expected and the found value.
         """

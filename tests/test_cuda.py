@@ -15,7 +15,6 @@ from ouroboros3d.lightning_modules.generation import SamplerSettings
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.inference_combined import InferenceCombined
 from ouroboros3d.lightning_modules.recursive import Recursive
-from ouroboros3d.lightning_modules.seeding import seeded
 from ouroboros3d.lightning_modules.staged import Staged
 
 pytestmark = pytest.mark.gpu
@@ -35,8 +34,7 @@ def batch(device: str) -> MultiviewBatch:
 
 
 def losses(module: ImageTo3D, device: str) -> dict[str, Tensor]:
-    with seeded("step"):
-        return module.to(device).train().training_losses(batch(device), 0.0)
+    return module.to(device).train().training_losses(batch(device), coin=0.0, seed=0)
 
 
 @pytest.mark.parametrize("kind", VARIANTS)

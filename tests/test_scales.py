@@ -22,7 +22,7 @@ from ouroboros3d.callbacks.protocol import published_switches
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.cli import main
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
-from ouroboros3d.lightning_modules.seeding import seeded
+from ouroboros3d.lightning_modules.seeding import named_stream
 from ouroboros3d.lightning_modules.weights import PaperWeights, check_files
 from ouroboros3d.networks.pretrained import to_published_key
 
@@ -270,8 +270,8 @@ def trained(model: ImageTo3D) -> ImageTo3D:
     """Nothing at zero any more, as after some training."""
     for name, parameter in sorted(model.named_parameters()):
         if not bool(parameter.any()):
-            with seeded(name), torch.no_grad():
-                parameter.normal_(std=0.3)
+            with torch.no_grad():
+                parameter.normal_(std=0.3, generator=named_stream(name))
     return model
 
 
@@ -290,14 +290,12 @@ def means(model: ImageTo3D, objects: int) -> Tensor:
 
 @torch.no_grad()
 def ids(model: ImageTo3D, objects: int) -> Tensor:
-    with seeded("step"):
-        return model.train().draw(batch(objects)).conditions.added_time_ids[1, 2:]  # of the second object
+    return model.train().draw(batch(objects), seed=0).conditions.added_time_ids[1, 2:]  # of the second object
 
 
 def gradient(model: ImageTo3D, objects: int) -> Tensor:
     """Of the diffusion loss in the reconstructor."""
-    with seeded("step"):
-        model.train().training_losses(batch(objects), coin=0.0)["diffusion"].backward()
+    model.train().training_losses(batch(objects), coin=0.0, seed=0)["diffusion"].backward()
     found = model.reconstructor.conv.weight.grad
     return torch.zeros(1) if found is None else found.norm()[None]
 

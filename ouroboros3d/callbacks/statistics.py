@@ -1,20 +1,20 @@
 """Steps a second and peak memory of a training run."""
 
-import resource
 import time
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ouroboros3d.lightning_modules.cost import peak_memory_mib, reset_peak_memory
 
 
 class RunStatistics(Callback):
-    """Log steps a second and peak memory at the Trainer's logging interval, without validation's time.
+    """Log steps a second and peak memory at the Trainer's logging interval, without validation's time and memory.
 
-    The first steps of a run warm caches up and are not counted.
+    The first steps of a run warm caches up, and their time is not counted. Memory is the most that a step took so far.
 
     Args:
-        warmup_steps: how many steps are not counted.
+        warmup_steps: how many steps' time is not counted.
     """
 
     def __init__(self, warmup_steps: int = 3) -> None:
@@ -22,9 +22,11 @@ class RunStatistics(Callback):
         self._seconds = 0.0
         self._steps = 0
         self._started = 0.0
+        self._peak_mib = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Start the clock."""
+        """Start the clock; a validation may have used more memory, and measures its own."""
+        reset_peak_memory(pl_module.device)
         self._started = time.perf_counter()
 
     def on_train_batch_end(
@@ -36,17 +38,11 @@ class RunStatistics(Callback):
         batch_idx: int,
     ) -> None:
         """Stop the clock and log."""
+        self._peak_mib = max(self._peak_mib, peak_memory_mib(pl_module.device))
         self._steps += 1
         if self._steps <= self.warmup_steps:
             return
         self._seconds += time.perf_counter() - self._started
         if self._seconds > 0:
             pl_module.log("train/steps_per_second", (self._steps - self.warmup_steps) / self._seconds, prog_bar=True)
-        pl_module.log("train/peak_memory_mib", peak_memory_mib())
-
-
-def peak_memory_mib() -> float:
-    """The most memory used so far in MiB: of the current GPU where there is one, else resident in this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        pl_module.log("train/peak_memory_mib", self._peak_mib)

@@ -43,10 +43,10 @@ class StepCurves:
         """Measure one step."""
         module, batch = self.module, self.batch
         sigma = torch.tensor(step.sigma, device=step.estimate.device)
-        views = module.codec.decode(step.estimate)
-        gaussians = module.reconstructor(views, batch.cameras, module.noise_input(sigma, len(batch)))
-        height, width = batch.images_01.shape[-2:]
-        renders = module.renderer(gaussians, batch.cameras, height, width, batch.background).colour.clamp(0, 1)
+        views = module.decode(step.estimate)
+        gaussians = module.reconstruct(views, batch.cameras, sigma)
+        size = (batch.images_01.shape[-2], batch.images_01.shape[-1])
+        renders = module.render(gaussians, batch.cameras, size, batch.background).colour.clamp(0, 1)
         views = views.clamp(0, 1)
         truth, mask = batch.images_01[:, 1:], batch.alpha[:, 1:] > 0.5
         values = {

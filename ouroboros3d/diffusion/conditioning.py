@@ -52,12 +52,12 @@ def added_time_ids(noise_level: Tensor) -> Tensor:
     return torch.cat([fixed.expand(noise_level.shape[0], 2), noise_level[:, None]], dim=1)
 
 
-def draw_condition_noise_levels(batch: int, mean: float = -3.0, std: float = 0.5) -> Tensor:
+def draw_condition_noise_levels(batch: int, stream: torch.Generator, mean: float = -3.0, std: float = 0.5) -> Tensor:
     """Levels [B] of the noise added to the input image in training, exp(N(mean, std^2)) (SVD's values)."""
-    return (mean + std * torch.randn(batch)).exp()
+    return (mean + std * torch.randn(batch, generator=stream)).exp()
 
 
-def draw_guidance_dropout(batch: int, rate: float) -> tuple[Tensor, Tensor]:
+def draw_guidance_dropout(batch: int, rate: float, stream: torch.Generator) -> tuple[Tensor, Tensor]:
     """Which conditions a training step drops, so that guidance has an unconditional branch.
 
     With one uniform r a sample: the embedding if r < 2 * rate, the latents if rate <= r < 3 * rate (instruct-pix2pix).
@@ -65,5 +65,5 @@ def draw_guidance_dropout(batch: int, rate: float) -> tuple[Tensor, Tensor]:
     Returns:
         masks [B] of dropped embeddings and dropped latents.
     """
-    r = torch.rand(batch)
+    r = torch.rand(batch, generator=stream)
     return r < 2 * rate, (r >= rate) & (r < 3 * rate)

@@ -66,9 +66,9 @@ def loss_weight(sigma: Tensor) -> Tensor:
     return (1 + sigma**2) / sigma**2
 
 
-def draw_training_sigmas(batch: int, mean: float = 1.0, std: float = 1.6) -> Tensor:
-    """Noise levels [B] of a training step, ln sigma ~ N(mean, std^2) (SVD's values), from torch's CPU stream."""
-    return (mean + std * torch.randn(batch)).exp()
+def draw_training_sigmas(batch: int, stream: torch.Generator, mean: float = 1.0, std: float = 1.6) -> Tensor:
+    """Noise levels [B] of a training step from a stream of the CPU, ln sigma ~ N(mean, std^2) (SVD's values)."""
+    return (mean + std * torch.randn(batch, generator=stream)).exp()
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

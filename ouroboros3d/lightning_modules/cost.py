@@ -1,17 +1,24 @@
-"""What a stretch of work costs in time and memory, without what only watches it."""
+"""What work costs: calls of the parts, time, memory, and pixels that were cut off; not what only watches it."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from ouroboros3d.renderers.rendering import Rendering
 
 
 class CostMeter:
-    """Seconds and peak memory from its making on, without pauses.
+    """Counts what is done with it at hand; inside `running` it also measures seconds and peak memory.
 
-    Memory is what is allocated on the GPU, or resident in this process on the CPU (interpreter and libraries included).
+    calls: how often by name, for example `vae_decodes`.
+    seconds: of the time that ran.
+    peak_mib: the most memory while it ran: allocated on the GPU, or resident in this process on the CPU, with
+        interpreter and libraries.
 
     Args:
         device: that works.
@@ -19,34 +26,54 @@ class CostMeter:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._seconds, self._peak_mib = 0.0, 0.0
+        self.calls: Counter[str] = Counter()
+        self.seconds, self.peak_mib = 0.0, 0.0
+        self._truncated: Tensor | None = None
+        self._is_paused = False
+        self._started = 0.0
+
+    @property
+    def truncated(self) -> Tensor:
+        """[] the largest share of pixels, in any render, that had more splats than were composited."""
+        return torch.zeros(()) if self._truncated is None else self._truncated
+
+    def count(self, name: str, calls: int = 1) -> None:
+        """Count calls."""
+        if not self._is_paused:
+            self.calls[name] += calls
+
+    def count_render(self, rendering: Rendering) -> None:
+        """Count the images of a rendering, and look at how much of them was cut off."""
+        self.count("render_calls", rendering.colour.shape[1])
+        if not self._is_paused:
+            cut = rendering.truncated_fraction.detach()
+            self._truncated = cut if self._truncated is None else torch.maximum(self._truncated, cut)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Measure time and memory of what happens inside."""
         self._begin()
+        yield
+        self._end()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside does not count."""
+        """Nothing that happens inside counts, whatever it calls; for use inside `running`."""
         self._end()
-        yield
-        self._begin()
-
-    def read(self) -> tuple[float, float]:
-        """Seconds, and peak memory in MiB, so far."""
-        self._end()
-        self._begin()
-        return self._seconds, self._peak_mib
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
+            self._begin()
 
     def _begin(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            _reset_peak_resident()
+        reset_peak_memory(self.device)
         self._started = self._now()
 
     def _end(self) -> None:
-        self._seconds += self._now() - self._started
-        cuda = self.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if cuda else _peak_resident_mib()
-        self._peak_mib = max(self._peak_mib, peak)
+        self.seconds += self._now() - self._started
+        self.peak_mib = max(self.peak_mib, peak_memory_mib(self.device))
 
     def _now(self) -> float:
         """A clock, read when the device has done what it was told."""
@@ -55,14 +82,20 @@ class CostMeter:
         return time.perf_counter()
 
 
-def _reset_peak_resident() -> None:
-    """Let the kernel's peak of this process's resident memory start from what is resident now (Linux, proc(5))."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Let the peak of `peak_memory_mib` start from what is used now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # the kernel's peak of resident memory (Linux, proc(5))
     except PermissionError:
         return  # some containers forbid it: the peak is then the process's own since its start
 
 
-def _peak_resident_mib() -> float:
+def peak_memory_mib(device: torch.device) -> float:
+    """The most memory in MiB since the last reset, whoever made it: on the GPU, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024

@@ -1,8 +1,7 @@
 """The base of all variants: what they share in training, sampling, validation, test and prediction."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -38,7 +37,7 @@ from ouroboros3d.lightning_modules.learning_rates import Decay, LearningRateFact
 from ouroboros3d.lightning_modules.losses import ReconstructionLoss, ReconstructionLossSettings
 from ouroboros3d.lightning_modules.optimization import Optimized
 from ouroboros3d.lightning_modules.precision import training_precision
-from ouroboros3d.lightning_modules.seeding import drawn_each, named_noise, seeded
+from ouroboros3d.lightning_modules.seeding import named_noise, named_seed, named_stream
 from ouroboros3d.lightning_modules.sharding import repeats
 from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, initialise, meaning
 from ouroboros3d.networks.codecs import ImageCodec
@@ -141,7 +140,6 @@ class ImageTo3D(Optimized):
         for name in ("unet", "reconstructor", "image_encoder"):
             getattr(self, name).requires_grad_(name in train)
         self.run_seed = 0
-        self._truncated: Tensor | None = None
         self._micro_batch = (-1, 0)  # optimiser step, and batch within it where gradients are accumulated
         # What became of every key of the weights, by part.
         self.weights_report = {} if base_weights is None else initialise(self, base_weights)
@@ -158,25 +156,19 @@ class ImageTo3D(Optimized):
             {name: MeanMetric(nan_strategy=float("nan")) for name in ("diffusion", "reconstruction")}
         )
         self.observers: Sequence[Observer] = ()  # look at the sampler's steps in `evaluate`; set from outside
-        self._calls: Counter[str] = Counter()  # of the generation that runs
+        self.meter = CostMeter(torch.device("cpu"))  # of the generation or the training step that runs, or ran last
 
     # ---------------------------------------------------------------------------------------------- the two hooks
 
-    def training_losses(self, batch: MultiviewBatch, coin: float) -> dict[str, Tensor]:
-        """Losses of one step by name; their sum is minimised. Here: those of the trained parts, without exchange.
+    def training_losses(self, batch: MultiviewBatch, coin: float, seed: int) -> dict[str, Tensor]:
+        """Losses of one step by name; their sum is minimised. Here: those without exchange.
 
         Args:
             batch: B objects.
             coin: uniform in [0, 1), one a step and the same on every rank, so that all run the same graph.
+            seed: of the step's random numbers.
         """
-        losses: dict[str, Tensor] = {}
-        if {"unet", "image_encoder"} & set(self.trained_parts):
-            draw = self.draw(batch)
-            losses["diffusion"] = diffusion_loss(self.denoise(draw), draw.latents, draw.sigma)
-        if "reconstructor" in self.trained_parts:
-            loss = self.reconstruction_loss(self.reconstruct_clean(batch), batch)
-            losses["reconstruction"] = self.reconstruction_loss.settings.weight * loss
-        return losses
+        return self.separate_losses(batch, seed)
 
     def after_estimate(self, cameras: Cameras, background: Tensor, size: tuple[int, int]) -> AfterEstimate:
         """The sampler's hook for objects seen by cameras [B, V] on background [B, 3], images of (H, W). Here: none."""
@@ -184,33 +176,52 @@ class ImageTo3D(Optimized):
 
     # ---------------------------------------------------------------------------------------------- shared pieces
 
-    def draw(self, batch: MultiviewBatch) -> Draw:
+    def separate_losses(self, batch: MultiviewBatch, seed: int) -> dict[str, Tensor]:
+        """Losses of the trained parts apart, which validation shows of every variant: F denoises, R sees clean views.
+
+        Args:
+            batch: B objects.
+            seed: of the random numbers.
+        """
+        losses: dict[str, Tensor] = {}
+        if {"unet", "image_encoder"} & set(self.trained_parts):
+            draw = self.draw(batch, seed)
+            losses["diffusion"] = diffusion_loss(self.denoise(draw), draw.latents, draw.sigma)
+        if "reconstructor" in self.trained_parts:
+            loss = self.reconstruction_loss(self.reconstruct_clean(batch, seed), batch)
+            losses["reconstruction"] = self.reconstruction_loss.settings.weight * loss
+        return losses
+
+    def draw(self, batch: MultiviewBatch, seed: int) -> Draw:
         """Encode a batch, and for each object draw noise level, noise and dropped conditions."""
         latents, images = self.codec.encode(batch.images_01), batch.input_images_01
-
-        def draw(_: int) -> tuple[Tensor, ...]:
-            sigma = draw_training_sigmas(1, self.log_sigma_mean, self.log_sigma_std)
-            noise = torch.randn(1, *latents.shape[1:])
-            level, condition_noise = draw_condition_noise_levels(1), torch.randn(1, *images.shape[1:])
-            return sigma, noise, level, condition_noise, *draw_guidance_dropout(1, self.guidance_dropout)
-
-        drawn = [part.to(latents.device) for part in drawn_each(self._stream_names(batch, "draw"), draw)]
+        each: list[tuple[Tensor, ...]] = []
+        for stream in self._streams(batch, seed, "draw"):
+            sigma = draw_training_sigmas(1, stream, self.log_sigma_mean, self.log_sigma_std)
+            noise = torch.randn(1, *latents.shape[1:], generator=stream)
+            level = draw_condition_noise_levels(1, stream)
+            condition_noise = torch.randn(1, *images.shape[1:], generator=stream)
+            dropped = draw_guidance_dropout(1, self.guidance_dropout, stream)
+            each.append((sigma, noise, level, condition_noise, *dropped))
+        drawn = [torch.cat(parts).to(latents.device) for parts in zip(*each, strict=True)]
         sigma, noise, level, condition_noise, *dropped = drawn
         conditions = self.conditions(images, batch.cameras, level, condition_noise.to(images)).dropped(*dropped)
         noise = noise.to(latents)
         return Draw(latents, latents + per_sample(sigma, noise) * noise, sigma, conditions)
 
-    def _stream_names(self, batch: MultiviewBatch, purpose: str) -> list[str]:
-        """Names of the objects' random streams: in training by their places in the batch of all processes together."""
-        if not self.training:
-            return [f"{purpose}/{uid}" for uid in batch.uids]
+    def _streams(self, batch: MultiviewBatch, seed: int, purpose: str) -> Iterator[torch.Generator]:
+        """A random stream for each object, so that it matters to none which others are in its batch.
+
+        In training they are named by the objects' places in the batch of all processes together, which no two share.
+        """
         world_size, rank = (1, 0) if self._trainer is None else (self.trainer.world_size, self.global_rank)
-        return [f"{purpose}/{index * world_size + rank}" for index in range(len(batch))]
+        for index, uid in enumerate(batch.uids):
+            yield named_stream(f"{seed}/{purpose}/{index * world_size + rank if self.training else uid}")
 
     def conditions(self, image_01: Tensor, cameras: Cameras, noise_level: Tensor, noise: Tensor) -> Conditions:
         """Conditions from input images [B, 3, H, W] with noise [B, 3, H, W] of level [B] added before encoding."""
         # The level counts in [-1, 1], twice the range that the codec takes.
-        self._calls["vae_encodes"] += 1
+        self.meter.count("vae_encodes")
         latents = self.codec.condition(image_01 + per_sample(noise_level, noise) * noise / 2)
         ids = noise_level if self.condition_noise_ids == "per_sample" else noise_level[:1].expand_as(noise_level)
         return Conditions(self.image_encoder(image_01), latents, added_time_ids(ids), cameras)
@@ -219,18 +230,18 @@ class ImageTo3D(Optimized):
         """z0_hat [B, V, C, h, w] of a training draw."""
         return denoise(self.unet, draw.noisy, draw.sigma, draw.conditions, feedback)
 
-    def reconstruct_clean(self, batch: MultiviewBatch) -> Rendering:
+    def reconstruct_clean(self, batch: MultiviewBatch, seed: int) -> Rendering:
         """Reconstruct a batch's clean views (augmented as LGM does) and render the result at all V + T cameras."""
         views, cameras = batch.images_01, batch.cameras
         if self.training and self.augmentation > 0:
-
-            def augment(index: int) -> tuple[Tensor, Tensor]:
-                one = batch.object(index)
-                images, turned = augment_views(one.images_01, one.cameras, self.augmentation, one.background)
-                return images, turned.c2w_opencv
-
-            views, c2w = drawn_each(self._stream_names(batch, "augment"), augment)
-            cameras = Cameras(c2w, cameras.intrinsics_norm)
+            each = [
+                augment_views(one.images_01, one.cameras, stream, self.augmentation, one.background)
+                for one, stream in zip(
+                    map(batch.object, range(len(batch))), self._streams(batch, seed, "augment"), strict=True
+                )
+            ]
+            views = torch.cat([images for images, _ in each])
+            cameras = Cameras.cat([turned for _, turned in each], dim=0)
         return self.render_all(self.reconstructor(views, cameras), batch)
 
     def render_all(self, gaussians: Gaussians, batch: MultiviewBatch) -> Rendering:
@@ -241,12 +252,12 @@ class ImageTo3D(Optimized):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B, V, 3, H, W] of latents [B, V, C, h, w], counted in the generation's cost."""
-        self._calls["vae_decodes"] += latents.shape[1]
+        self.meter.count("vae_decodes", latents.shape[1])
         return self.codec.decode(latents)
 
     def encode(self, images_01: Tensor) -> Tensor:
         """Latents [B, V, C, h, w] of images [B, V, 3, H, W], counted in the generation's cost."""
-        self._calls["vae_encodes"] += images_01.shape[1]
+        self.meter.count("vae_encodes", images_01.shape[1])
         return self.codec.encode(images_01)
 
     def reconstruct(self, views: Tensor, cameras: Cameras, sigma: Tensor | None = None) -> Gaussians:
@@ -258,7 +269,7 @@ class ImageTo3D(Optimized):
             sigma: [] or [B] the noise levels that the views were estimated at; None = clean. Only a variant that trains
                 R on estimates tells R about them.
         """
-        self._calls["recon_calls"] += 1
+        self.meter.count("recon_calls")
         gaussians: Gaussians = self.reconstructor(views, cameras, self.noise_input(sigma, views.shape[0]))
         return gaussians
 
@@ -274,17 +285,10 @@ class ImageTo3D(Optimized):
         return None
 
     def render(self, gaussians: Gaussians, cameras: Cameras, size: tuple[int, int], background: Tensor) -> Rendering:
-        """Render, and remember the largest share of pixels that were cut off since it was last logged."""
-        self._calls["render_calls"] += cameras.shape[1]
+        """Images [B, V, ..., H, W] of size (H, W), counted in the generation's cost."""
         rendering: Rendering = self.renderer(gaussians, cameras, *size, background)
-        cut = rendering.truncated_fraction.detach()
-        self._truncated = cut if self._truncated is None else torch.maximum(self._truncated, cut)
+        self.meter.count_render(rendering)
         return rendering
-
-    def truncated(self) -> Tensor:
-        """The largest share of pixels, in any render since the last call, that had more splats than were composited."""
-        cut, self._truncated = self._truncated, None
-        return torch.zeros(()) if cut is None else cut
 
     @torch.no_grad()
     def generate(
@@ -306,8 +310,7 @@ class ImageTo3D(Optimized):
             observers: look at each sampler step.
             draw: standard normal noise of a shape, for the seed and an object's name.
         """
-        self._calls.clear()
-        meter = CostMeter(image_01.device)
+        meter = self.meter = CostMeter(image_01.device)
 
         def observe(step: Step) -> None:
             with meter.paused():
@@ -318,26 +321,27 @@ class ImageTo3D(Optimized):
         settings, count = self.sampler, image_01.shape[0]
         shape = (self.codec.latent_channels, *(side // self.codec.downscale for side in size))
         names = [f"{settings.seed}/{uid}" for uid in uids]
-        noise = torch.stack([draw((cameras.shape[1], *shape), name) for name in names]).to(image_01)
-        condition_noise = torch.stack([draw((3, *size), f"{name}/input") for name in names]).to(image_01)
-        level = torch.full((count,), settings.condition_noise, device=image_01.device)
-        conditions = self.conditions(image_01, cameras, level, condition_noise)
-        guidance = view_guidance(
-            cameras.shape[1], settings.guidance_min, settings.guidance_max, settings.guidance_shape
-        )
-        denoiser = GuidedDenoiser(self.unet, conditions, guidance)
-        latents = sample(
-            denoiser,
-            noise,
-            karras_sigmas(settings.num_steps, settings.sigma_min, settings.sigma_max),
-            after_estimate=self.after_estimate(cameras, background, size),
-            observers=[observe] if observers else [],
-        )
-        views = self.decode(latents).clamp(0, 1)
-        gaussians = self.reconstruct(views, cameras)
-        seconds, peak_mib = meter.read()
-        cost: dict[str, float] = {"nfe": denoiser.evaluations, **{name: self._calls[name] for name in CALLS}}
-        return Generation(views, gaussians, {**cost, "seconds": seconds / count, "peak_memory_mib": peak_mib})
+        with meter.running():
+            noise = torch.stack([draw((cameras.shape[1], *shape), name) for name in names]).to(image_01)
+            condition_noise = torch.stack([draw((3, *size), f"{name}/input") for name in names]).to(image_01)
+            level = torch.full((count,), settings.condition_noise, device=image_01.device)
+            conditions = self.conditions(image_01, cameras, level, condition_noise)
+            guidance = view_guidance(
+                cameras.shape[1], settings.guidance_min, settings.guidance_max, settings.guidance_shape
+            )
+            denoiser = GuidedDenoiser(self.unet, conditions, guidance)
+            latents = sample(
+                denoiser,
+                noise,
+                karras_sigmas(settings.num_steps, settings.sigma_min, settings.sigma_max),
+                after_estimate=self.after_estimate(cameras, background, size),
+                observers=[observe] if observers else [],
+            )
+            views = self.decode(latents).clamp(0, 1)
+            gaussians = self.reconstruct(views, cameras)
+        cost: dict[str, float] = {"nfe": denoiser.evaluations, **{name: meter.calls[name] for name in CALLS}}
+        cost |= {"seconds": meter.seconds / count, "peak_memory_mib": meter.peak_mib}
+        return Generation(views, gaussians, cost)
 
     def sampling_protocol(self) -> dict[str, Any]:
         """What the variant does between the sampler's steps, for a result row (docs/formats.md, section 4.1)."""
@@ -355,19 +359,19 @@ class ImageTo3D(Optimized):
         Every random number in it follows from the run's seed, the step, the micro-batch and the object's place in the
         batch of all processes together: W processes of B objects give the losses of one process of W * B.
         """
-        batch.validate()
         # Lightning's batch index is one behind after resuming from a checkpoint inside an epoch; its step is not.
         step_before, micro = self._micro_batch
         self._micro_batch = (self.global_step, micro + 1 if step_before == self.global_step else 0)
-        with seeded(f"{self.run_seed}/{self._micro_batch}"):
-            coin = float(torch.rand(()))
-            with training_precision(self.device, self.bfloat16_on_cpu):
-                losses = self.training_losses(batch, coin)
+        self.meter = CostMeter(self.device)
+        stream = named_stream(f"{self.run_seed}/{self._micro_batch}")
+        coin = float(torch.rand((), generator=stream))
+        with training_precision(self.device, self.bfloat16_on_cpu):
+            losses = self.training_losses(batch, coin, stream.initial_seed())
         total = torch.stack(list(losses.values())).sum()
         for name, loss in losses.items():
             self.log(f"train/{name}_loss", loss, batch_size=len(batch), sync_dist=True)
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch), sync_dist=True)
-        self.log("train/truncated_pixels", self.truncated(), batch_size=len(batch))
+        self.log("train/truncated_pixels", self.meter.truncated, batch_size=len(batch))
         # DDP wants a gradient of every parameter, whatever the coin leaves out. Sharded ones are not whole here, and
         # the strategies that shard them do without.
         if isinstance(self.trainer.strategy, DDPStrategy):
@@ -376,12 +380,11 @@ class ImageTo3D(Optimized):
 
     def validation_step(self, batch: MultiviewBatch, batch_idx: int) -> Evaluation:  # type: ignore[override]
         """Losses with fixed noise, and the full generation's quality."""
-        batch.validate()
         loader = self.trainer.val_dataloaders
         repeated = repeats(batch_idx, len(batch), loader, self.global_rank, self.trainer.world_size).to(self.device)
         count = int((~repeated).sum())  # repeated objects come last
-        with seeded("validation"):
-            losses = ImageTo3D.training_losses(self, batch[: count or 1], coin=1.0)
+        meter = self.meter = CostMeter(self.device)
+        losses = self.separate_losses(batch[: count or 1], named_seed("validation"))
         for name, loss in losses.items():
             # Lightning's own mean over processes rounds their number of objects down.
             metric = self.validation_losses[name]
@@ -393,17 +396,16 @@ class ImageTo3D(Optimized):
             metric = self.evaluator.metrics[name]
             metric.add(value.where(~repeated, torch.nan))
             self.log(f"val/{name}", metric, prog_bar=name == "novel_psnr_foreground", batch_size=len(batch))
-        self.log("val/truncated_pixels", evaluation.truncated, batch_size=len(batch), reduce_fx="max", sync_dist=True)
+        truncated = max(meter.truncated, evaluation.truncated)
+        self.log("val/truncated_pixels", truncated, batch_size=len(batch), reduce_fx="max", sync_dist=True)
         return evaluation
 
     def test_step(self, batch: MultiviewBatch, batch_idx: int) -> Evaluation:  # type: ignore[override]
         """The full generation of each object and its values, for the callback that writes the results."""
-        batch.validate()
         return self.evaluate(batch)
 
     def predict_step(self, batch: MultiviewBatch, batch_idx: int) -> Generation:
         """Views and Gaussians of input images without ground truth."""
-        batch.validate()
         return self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)
 
     def evaluate(self, batch: MultiviewBatch) -> Evaluation:
@@ -422,7 +424,7 @@ class ImageTo3D(Optimized):
                 values |= geometry
             elif batch.coordinates is not None:
                 values |= self.evaluator.coordinates(batch, rendering)
-        return Evaluation(generation, rendering.colour.clamp(0, 1), values, alignment, self.truncated())
+        return Evaluation(generation, rendering.colour.clamp(0, 1), values, alignment, self.meter.truncated)
 
     # ---------------------------------------------------------------------------------------------- weights
 

@@ -79,11 +79,11 @@ class InferenceCombined(ImageTo3D):
         self.projection = projection
         self.train_on_estimates = train_on_estimates
 
-    def training_losses(self, batch: MultiviewBatch, coin: float) -> dict[str, Tensor]:
+    def training_losses(self, batch: MultiviewBatch, coin: float, seed: int) -> dict[str, Tensor]:
         """As staged, or R's loss on the estimates of a frozen F."""
         if not self.train_on_estimates:
-            return super().training_losses(batch, coin)
-        draw = self.draw(batch)
+            return super().training_losses(batch, coin, seed)
+        draw = self.draw(batch, seed)
         with torch.no_grad():
             estimate = self.denoise(draw)
         rendering = self.render_all(self.reconstruct_latents(estimate, batch.cameras), batch)

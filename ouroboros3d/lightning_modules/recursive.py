@@ -64,9 +64,9 @@ class Recursive(ImageTo3D):
         self.detach_feedback = detach_feedback
         self.reconstruction_gradient = reconstruction_gradient
 
-    def training_losses(self, batch: MultiviewBatch, coin: float) -> dict[str, Tensor]:
+    def training_losses(self, batch: MultiviewBatch, coin: float, seed: int) -> dict[str, Tensor]:
         """Estimate, reconstruct the estimate and the clean views, and on heads estimate again with feedback."""
-        draw = self.draw(batch)
+        draw = self.draw(batch, seed)
         heads = bool(self.unet.feedback_maps) and coin < self.feedback_probability
         first = self.before(draw) if heads and self.feedback_level == "before" else draw
         # On heads the first estimate's own loss is not used: unless the reconstruction's gradient is wanted through it,
@@ -75,7 +75,7 @@ class Recursive(ImageTo3D):
             estimate = self.denoise(first)
         latents = estimate if self.reconstruction_gradient else estimate.detach()
         rendering = self.render_all(self.reconstruct_latents(latents, batch.cameras, first.sigma), batch)
-        clean = self.reconstruct_clean(batch)
+        clean = self.reconstruct_clean(batch, seed)
         if heads:
             shown = clean if coin < self.feedback_probability * self.true_maps else rendering
             feedback = self.feedback(shown, batch.cameras)

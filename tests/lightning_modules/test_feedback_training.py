@@ -8,9 +8,10 @@ from ouroboros3d.diffusion.preconditioning import diffusion_loss
 from ouroboros3d.diffusion.sampling import karras_sigmas
 from ouroboros3d.lightning_modules.generation import SamplerSettings
 from ouroboros3d.lightning_modules.recursive import Recursive
-from ouroboros3d.lightning_modules.seeding import seeded
+from ouroboros3d.lightning_modules.seeding import named_seed
 
 MAPS = ("colour", "coordinates")
+SEED = named_seed("step")
 
 
 def recursive(**other: object) -> Recursive:
@@ -25,15 +26,13 @@ def recursive(**other: object) -> Recursive:
 
 def diffusion(module: Recursive, coin: float) -> torch.Tensor:
     batch = two_objects()
-    with seeded("step"):
-        return module.train().training_losses(batch, coin)["diffusion"].detach()
+    return module.train().training_losses(batch, coin, SEED)["diffusion"].detach()
 
 
 def test_a_share_of_the_heads_sees_the_maps_of_the_true_views():
     module, batch = recursive(feedback_probability=0.8, true_maps=0.25), two_objects()
-    with seeded("step"):
-        draw = module.train().draw(batch)
-        clean = module.reconstruct_clean(batch)
+    draw = module.train().draw(batch, SEED)
+    clean = module.reconstruct_clean(batch, SEED)
     expected = diffusion_loss(module.denoise(draw, module.feedback(clean, batch.cameras)), draw.latents, draw.sigma)
     assert torch.equal(diffusion(module, coin=0.19), expected)  # below 0.8 * 0.25
     own, tails = diffusion(module, coin=0.21), diffusion(module, coin=0.81)
@@ -52,8 +51,7 @@ def test_the_level_before_is_the_samplers():
 
 def test_estimates_of_the_level_before_have_the_same_objects_and_noise():
     module, batch = recursive(feedback_level="before"), two_objects()
-    with seeded("step"):
-        draw = module.train().draw(batch)
+    draw = module.train().draw(batch, SEED)
     before = module.before(draw)
     assert bool((before.sigma > draw.sigma).all())
 

@@ -10,7 +10,6 @@ from tiny_variants import parts, two_objects
 
 from ouroboros3d.lightning_modules.learning_rates import LearningRateFactors, learning_rate_factor
 from ouroboros3d.lightning_modules.recursive import Recursive
-from ouroboros3d.lightning_modules.seeding import seeded
 from ouroboros3d.lightning_modules.staged import Staged
 
 ROOT = Path(__file__).parents[2]
@@ -20,8 +19,7 @@ def test_noise_levels_have_the_mean_and_the_deviation_that_are_asked_for():
     module, batch = Staged(**parts(), log_sigma_mean=-0.2, log_sigma_std=0.5).train(), two_objects()
     draws = []
     for index in range(400):
-        with seeded(f"draw {index}"):
-            draws.append(module.draw(batch).sigma)
+        draws.append(module.draw(batch, seed=index).sigma)
     levels = torch.cat(draws).log()
     # 800 draws: standard errors of 0.5 / sqrt(800) = 0.018 and 0.5 / sqrt(1600) = 0.0125; four of them
     assert levels.mean().item() == pytest.approx(-0.2, abs=0.07)
@@ -62,8 +60,7 @@ def test_a_factor_of_zero_leaves_a_part_as_it_is():
     module, batch = Recursive(**parts(("colour",))).train(), two_objects()
     optimizer = LearningRateFactors(adapters=0.0).optimizer(module, lambda groups: torch.optim.SGD(groups, lr=1e-2))
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    with seeded("step"):
-        torch.stack(list(module.training_losses(batch, 0.0).values())).sum().backward()
+    torch.stack(list(module.training_losses(batch, 0.0, seed=0).values())).sum().backward()
     optimizer.step()
     moved = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
     assert moved
