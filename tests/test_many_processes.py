@@ -16,21 +16,25 @@ import torch
 import yaml
 from processes import Command, ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.fsdp._common_utils import clean_tensor_name
 
 from ouroboros3d.callbacks.processes import is_first_process
 from ouroboros3d.cli import main
 from ouroboros3d.lightning_modules.recursive import Recursive
 
 ROOT = Path(__file__).parents[1]
-# Plain gradient descent: Adam's first steps follow the sign of a gradient, which rounding may turn.
+# AdamW, whose decay and momentum move what has a gradient of zero, but not what has none. With its default eps the
+# first steps would follow the sign of a gradient, which rounding may turn.
 FIT = [
     "fit",
     f"--config={ROOT / 'ablations' / 'recursive.yaml'}",
     f"--config={ROOT / 'tests' / 'tiny.yaml'}",
     "--trainer.enable_model_summary=false",
     "--trainer.accelerator=cpu",
-    "--model.init_args.optimizer=torch.optim.SGD",
-    "--model.init_args.optimizer.lr=0.1",
+    "--model.init_args.optimizer=torch.optim.AdamW",
+    "--model.init_args.optimizer.lr=0.01",
+    "--model.init_args.optimizer.eps=0.01",
+    "--model.init_args.optimizer.weight_decay=0.5",
     "--model.init_args.learning_rates.adapters=1",  # at 0.8 the rounding of four steps grows beyond the tolerance
     "--model.init_args.sampler.num_steps=2",
 ]
@@ -62,17 +66,33 @@ def assert_same_run(two: Path, one: Path, tags: tuple[str, ...]) -> None:
         assert curve(two, tag)[0] == steps, tag
         # The mean over two processes is taken in another order than over two objects.
         torch.testing.assert_close(curve(two, tag)[1], values, rtol=1e-4, atol=1e-6)
-    state, expected = last(two)["state_dict"], last(one)["state_dict"]
-    assert state.keys() == expected.keys()
+    found, expected = last(two), last(one)
+    for weights in ("state_dict", "current_model_state"):  # the average, and those of the last step
+        assert_same_tensors(found[weights], expected[weights])
+    of_two, of_one = (content["optimizer_states"][0]["state"] for content in (found, expected))
+    assert steps_of(of_two) == steps_of(of_one)
+    moments = ({index: part["exp_avg"] for index, part in state.items()} for state in (of_two, of_one))
+    assert_same_tensors(*moments, atol=1e-6)
+
+
+def assert_same_tensors(found: dict[Any, torch.Tensor], expected: dict[Any, torch.Tensor], atol: float = 1e-5) -> None:
+    assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(
-            state[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            found[name], value, rtol=1e-3, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
+def steps_of(state: dict[Any, dict[str, torch.Tensor]]) -> dict[Any, int]:
+    """How often the optimiser moved each parameter."""
+    return {index: int(part["step"]) for index, part in state.items()}
+
+
 def test_two_processes_make_the_steps_of_one_with_the_same_batch(here: Path) -> None:
-    steps = ["--trainer.max_steps=4", "--trainer.val_check_interval=2", "--data.max_objects=3"]
+    steps = ["--trainer.max_steps=5", "--trainer.val_check_interval=2", "--data.max_objects=3"]
     main([*FIT, *ONE, *steps])
+    moved = steps_of(last(here / "runs/recursive/version_0")["optimizer_states"][0]["state"]).values()
+    assert set(moved) == {3, 5}, "of the five steps two are tails, which leave the adapters alone"
     best = {path.name for path in (here / "runs/recursive/version_0/checkpoints").iterdir()}
     commands = ranks(*FIT, *TWO, *steps)
     assert [command.wait() for command in commands] == [0, 0], [command.printed for command in commands]
@@ -181,8 +201,8 @@ def test_deepspeed_that_is_not_installed_and_its_folders_get_one_line(
     assert "expected one file, got the folder last.ckpt" in capsys.readouterr().err
 
 
-def _keep_losses() -> None:
-    """Write each step's loss of this process to a file."""
+def _keep_losses_and_parts() -> None:
+    """Write each step's loss of this process to a file, and in the end its share of weights and of AdamW's state."""
     sharded_on_cpu.prepare()
     whole: Callable[..., Any] = Recursive.training_step
 
@@ -192,25 +212,45 @@ def _keep_losses() -> None:
             file.write(f"{loss.item()}\n")
         return loss
 
+    def keep_parts(self: Recursive) -> None:
+        state = self.trainer.optimizers[0].state
+        parts = {
+            clean_tensor_name(name): (p.detach().flatten(), state[p]["exp_avg"].flatten(), int(state[p]["step"]))
+            for name, p in self.named_parameters()
+            if p in state and p.numel()
+        }
+        torch.save(parts, f"parts-{self.global_rank}-of-{self.trainer.world_size}")
+
     Recursive.training_step = keep  # type: ignore[method-assign]
+    Recursive.on_train_end = keep_parts  # type: ignore[method-assign]
 
 
 @pytest.mark.slow
-def test_sharded_processes_make_the_losses_of_one(here: Path) -> None:
+def test_sharded_processes_train_what_one_trains(here: Path) -> None:
     text = (ROOT / "ablations" / "strategies" / "fsdp.yaml").read_text()
     ours = "ouroboros3d.lightning_modules.sharding.ShardedStrategy"
     assert ours in text
     (here / "fsdp.yaml").write_text(text.replace(ours, "sharded_on_cpu.ShardedOnCPU"))
-    steps = [*FIT, "--trainer.fast_dev_run=4", "--trainer.limit_val_batches=0"]  # writes no checkpoint
+    steps = [*FIT, "--trainer.fast_dev_run=5", "--trainer.limit_val_batches=0"]  # writes no checkpoint
     sharded = ["--config=fsdp.yaml", "--trainer.accelerator=cpu", "--trainer.devices=2", "--data.batch_size=1"]
-    commands = [Command(*steps, *ONE, before=_keep_losses), *ranks(*steps, *sharded, before=_keep_losses)]
+    commands = [
+        Command(*steps, *ONE, before=_keep_losses_and_parts),
+        *ranks(*steps, *sharded, before=_keep_losses_and_parts),
+    ]
     assert [command.wait() for command in commands] == [0, 0, 0], [command.printed for command in commands]
     one, first, second = (
         torch.tensor([float(line) for line in Path(f"losses-{name}").read_text().split()])
         for name in ("0-of-1", "0-of-2", "1-of-2")
     )
-    assert len(one) == 4
+    assert len(one) == 5
     torch.testing.assert_close((first + second) / 2, one, rtol=1e-4, atol=0)
+    whole, *shares = (torch.load(f"parts-{name}", weights_only=True) for name in ("0-of-1", "0-of-2", "1-of-2"))
+    assert {steps for _, _, steps in whole.values()} == {3, 5}
+    for name, (weight, average, steps) in whole.items():
+        held = [share[name] for share in shares if name in share]
+        assert {part[2] for part in held} == {steps}, name
+        assert_same_tensors({name: torch.cat([part[0] for part in held])}, {name: weight})
+        assert_same_tensors({name: torch.cat([part[1] for part in held])}, {name: average}, atol=1e-6)
 
 
 def free_port() -> str:

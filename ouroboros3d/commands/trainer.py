@@ -353,6 +353,8 @@ def _quieten() -> None:
     # `main(args)` is the one entry, also for the process's own arguments.
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Of a first step that is no tails: DDP then finds no unused parameters, which later ones have.
+    warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
     threading.excepthook = report_thread
 
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -372,10 +371,6 @@ class ImageTo3D(Optimized):
             self.log(f"train/{name}_loss", loss, batch_size=len(batch), sync_dist=True)
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch), sync_dist=True)
         self.log("train/truncated_pixels", self.meter.truncated, batch_size=len(batch))
-        # DDP wants a gradient of every parameter, whatever the coin leaves out. Sharded ones are not whole here, and
-        # the strategies that shard them do without.
-        if isinstance(self.trainer.strategy, DDPStrategy):
-            total = total + 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
         return total
 
     def validation_step(self, batch: MultiviewBatch, batch_idx: int) -> Evaluation:  # type: ignore[override]

@@ -6,13 +6,18 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
 from ouroboros3d.lightning_modules.learning_rates import Decay, LearningRateFactors, learning_rate_factor
 
 
 class Optimized(LightningModule):
     """A module whose trainable parameters one optimiser moves, with warm-up and decay a step.
+
+    What takes no part in a step, such as the adapters on tails, is left alone by it, in one process as in many. It has
+    no gradient, while a gradient of zero would let AdamW decay it and move it on by its momentum. DDP is told to look
+    for such parts in every step. FSDP has one gradient for all weights of a unit, so there a part that may be left out
+    has to be a unit of its own (`ablations/strategies/fsdp.yaml`).
 
     `ImageTo3D` documents and sets the attributes.
     """
@@ -21,6 +26,11 @@ class Optimized(LightningModule):
     learning_rates: LearningRateFactors
     warmup_steps: int
     decay: Decay
+
+    def setup(self, stage: str) -> None:
+        """Let DDP look in every step for the parameters that took no part, on all processes; they keep no gradient."""
+        if isinstance(self.trainer.strategy, DDPStrategy):  # before it wraps this module
+            self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union of shapes
         """The optimiser of all trainable parameters, with warm-up and decay a step."""
