@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from ouroboros3d.cli import main
 from ouroboros3d.commands.base_weights import main as make
-from ouroboros3d.networks.pretrained import WITHOUT_EFFECT
+from ouroboros3d.networks.pretrained.base import WITHOUT_EFFECT
 
 ROOT = Path(__file__).parents[1]
 

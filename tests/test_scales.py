@@ -24,7 +24,7 @@ from ouroboros3d.cli import main
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.seeding import named_stream
 from ouroboros3d.lightning_modules.weights import PaperWeights, check_files
-from ouroboros3d.networks.pretrained import to_published_key
+from ouroboros3d.networks.pretrained.sources import to_published_key
 
 ROOT = Path(__file__).parents[1]
 ABLATIONS = ROOT / "ablations"

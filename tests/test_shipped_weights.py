@@ -20,7 +20,7 @@ from ouroboros3d.export import OuroborosPipeline
 from ouroboros3d.export.card import model_card
 from ouroboros3d.files import sha256_of
 from ouroboros3d.lightning_modules.weights import read_checkpoint
-from ouroboros3d.networks.pretrained import WITHOUT_EFFECT
+from ouroboros3d.networks.pretrained.base import WITHOUT_EFFECT
 from ouroboros3d.weight_names import SHIPPED, checkpoint_file, checkpoint_name
 
 ROOT = Path(__file__).parents[1]

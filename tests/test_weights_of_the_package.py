@@ -10,7 +10,7 @@ from commands import refusal
 
 from ouroboros3d.cli import main
 from ouroboros3d.files import sha256_of
-from ouroboros3d.networks.own_weights import read_variant
+from ouroboros3d.networks.pretrained.base import read_variant
 from ouroboros3d.weight_names import SHIPPED, shipped_names
 
 ABLATIONS = Path(__file__).parents[1] / "ablations"

@@ -20,8 +20,7 @@ from torch import Tensor
 from ouroboros3d.commands.earlier_configurations import brought_up_to_date
 from ouroboros3d.configurations import read_configuration
 from ouroboros3d.lightning_modules.weights import read_checkpoint
-from ouroboros3d.networks.own_weights import save_base_weights, save_variant
-from ouroboros3d.networks.pretrained import WITHOUT_EFFECT
+from ouroboros3d.networks.pretrained.base import WITHOUT_EFFECT, save_base_weights, save_variant
 
 # What the networks see of the data. Where it lay, which objects were taken and how fast they came is the run's own.
 _SEEN = ("num_views", "input_radius", "view_selection", "background")

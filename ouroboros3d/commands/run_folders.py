@@ -13,7 +13,7 @@ from ouroboros3d.commands.arguments import RunOptions, Setting, folder_name, inl
 from ouroboros3d.configurations import for_fit, for_use, of_this_machine, read_configuration
 from ouroboros3d.files import lock
 from ouroboros3d.lightning_modules.weights import read_checkpoint
-from ouroboros3d.networks.own_weights import is_variant
+from ouroboros3d.networks.pretrained.base import is_variant
 from ouroboros3d.weight_names import SHIPPED, checkpoint_file, checkpoint_name
 
 LOCK = ".fit.lock"

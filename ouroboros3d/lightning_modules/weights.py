@@ -16,13 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ouroboros3d.lightning_modules.generation import SamplerSettings
-from ouroboros3d.networks.own_weights import is_variant, load_base_weights, read_variant
-from ouroboros3d.networks.pretrained import (
-    MEANING,
-    WITHOUT_EFFECT,
-    LoadReport,
-    check_meaning,
-    check_strict,
+from ouroboros3d.networks.pretrained.base import WITHOUT_EFFECT, is_variant, load_base_weights, read_variant
+from ouroboros3d.networks.pretrained.files import lgm_file, published_files, svd_files
+from ouroboros3d.networks.pretrained.sources import (
     check_svd_scheduler,
     load_exported,
     load_lgm,
@@ -31,7 +27,7 @@ from ouroboros3d.networks.pretrained import (
     load_svd_unet,
     load_svd_vae,
 )
-from ouroboros3d.networks.weight_files import lgm_file, published_files, svd_files
+from ouroboros3d.networks.pretrained.strict import MEANING, LoadReport, check_meaning, check_strict
 from ouroboros3d.weight_names import BASE, SHIPPED, checkpoint_file
 
 _log = logging.getLogger(__name__)

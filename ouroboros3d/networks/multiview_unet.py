@@ -55,7 +55,7 @@ class MultiviewUNet(nn.Module):
 
     Sizes default to Stable Video Diffusion's. State-dict names are those of the published checkpoint: `unet.*`
     (diffusers' names), `{down,up}_plucker.i.embed.{0,2}`, `mid_plucker.embed.{0,2}`, and `cond_encoder.k.*` for the
-    k-th of `feedback_maps` (diffusers' `FullAdapter` names; `pretrained.py` maps the published ones).
+    k-th of `feedback_maps` (diffusers' `FullAdapter` names; `pretrained/sources.py` maps the published ones).
 
     Args:
         in_channels: channels of the noisy latent and the conditioning latent together.

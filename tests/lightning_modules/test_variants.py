@@ -26,7 +26,7 @@ from ouroboros3d.lightning_modules.seeding import named_seed
 from ouroboros3d.lightning_modules.sharding import repeats
 from ouroboros3d.lightning_modules.staged import Staged
 from ouroboros3d.lightning_modules.weights import adapted
-from ouroboros3d.networks.pretrained import WITHOUT_EFFECT
+from ouroboros3d.networks.pretrained.base import WITHOUT_EFFECT
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.rendering import encode_coordinates
 

@@ -11,7 +11,8 @@ from ouroboros3d.cameras import Cameras
 from ouroboros3d.gaussians import Gaussians
 from ouroboros3d.networks.gaussian_unet import sinusoids
 from ouroboros3d.networks.lgm import CLEAN_C_NOISE, LGM
-from ouroboros3d.networks.pretrained import LGM_TIME_KEYS, load_strict
+from ouroboros3d.networks.pretrained.sources import LGM_TIME_KEYS
+from ouroboros3d.networks.pretrained.strict import load_strict
 
 TINY = {
     "input_size": 16,

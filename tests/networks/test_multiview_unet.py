@@ -14,7 +14,8 @@ from torch import Tensor
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.networks.feedback import FeedbackAdapter
 from ouroboros3d.networks.multiview_unet import MultiviewUNet
-from ouroboros3d.networks.pretrained import from_published_key, load_strict, to_published_key
+from ouroboros3d.networks.pretrained.sources import from_published_key, to_published_key
+from ouroboros3d.networks.pretrained.strict import load_strict
 from ouroboros3d.networks.rays import harmonic_embedding, published_plucker
 
 TINY = {

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from safetensors.torch import save_file
 
-from ouroboros3d.networks.weight_files import (
+from ouroboros3d.networks.pretrained.files import (
     LGM,
     SVD,
     find_file,

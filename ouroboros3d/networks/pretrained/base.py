@@ -15,8 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ouroboros3d.files import atomic_write
-from ouroboros3d.networks.pretrained import LoadReport, check_meaning, check_strict, load_strict
-from ouroboros3d.networks.weight_files import read_safetensors
+from ouroboros3d.networks.pretrained.files import read_safetensors
+from ouroboros3d.networks.pretrained.strict import LoadReport, check_meaning, check_strict, load_strict
+
+WITHOUT_EFFECT = r"\.attn2\.to_[qk]\."
+"""Queries and keys of the U-Net's cross-attention: over one image token the softmax is 1, whatever they are."""
 
 _BASE_FORMAT = "ouroboros3d-base-1"
 _VARIANT_FORMAT = "ouroboros3d-variant-1"

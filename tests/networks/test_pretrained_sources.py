@@ -15,23 +15,22 @@ from ouroboros3d.networks.codecs import PixelCodec, SVDCodec
 from ouroboros3d.networks.image_encoder import ImageEncoder
 from ouroboros3d.networks.lgm import LGM
 from ouroboros3d.networks.multiview_unet import MultiviewUNet
-from ouroboros3d.networks.own_weights import load_base_weights, save_base_weights
-from ouroboros3d.networks.pretrained import (
+from ouroboros3d.networks.pretrained.base import load_base_weights, save_base_weights
+from ouroboros3d.networks.pretrained.files import read_safetensors
+from ouroboros3d.networks.pretrained.sources import (
     LGM_TIME_KEYS,
     NEW_UNET_KEYS,
-    check_strict,
     check_svd_scheduler,
     from_published_key,
     load_exported,
     load_lgm,
     load_published,
-    load_strict,
     load_svd_image_encoder,
     load_svd_unet,
     load_svd_vae,
     to_published_key,
 )
-from ouroboros3d.networks.weight_files import read_safetensors
+from ouroboros3d.networks.pretrained.strict import check_strict, load_strict
 
 
 def pair(seed: int = 0) -> nn.Sequential:

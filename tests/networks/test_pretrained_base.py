@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ouroboros3d.networks.own_weights import is_variant, read_variant, save_base_weights, save_variant
+from ouroboros3d.networks.pretrained.base import is_variant, read_variant, save_base_weights, save_variant
 
 ABOUT = {
     "variant": "ouroboros3d.lightning_modules.staged.Staged",
