@@ -309,7 +309,7 @@ def load(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> Loa
     variant = loading.model
     assert isinstance(variant, ImageTo3D)
     content = read_checkpoint(chosen.checkpoint)
-    variant.load_state_dict(adapted(variant, content, str(chosen.checkpoint)))
+    variant.load_state_dict(adapted(variant, content, str(chosen.checkpoint))[0])
     config = yaml.safe_load(loading.parser.dump(loading.config, skip_none=False))
     return Loaded(variant, config, chosen.checkpoint, content)
 

@@ -443,4 +443,4 @@ class ImageTo3D(Optimized):
                 "from its weights pass it as --model.base_weights."
             )
         if "state_dict" in checkpoint:  # strategies that shard have loaded it by now, strictly
-            checkpoint["state_dict"] = adapted(self, checkpoint, variant)
+            checkpoint["state_dict"], _ = adapted(self, checkpoint, variant)

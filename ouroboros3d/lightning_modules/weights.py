@@ -5,8 +5,6 @@ A checkpoint is what a run wrote, or the file of a trained variant that `save_va
 
 import logging
 import pickle
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -124,9 +122,8 @@ def initialise(module: nn.Module, source: str | PaperWeights) -> dict[str, LoadR
                     f"base_weights: expected plain weights, got {path} with LoRA beside them; export the run, which "
                     "merges them, and name that folder."
                 )
-            module.load_state_dict(adapted(module, content, str(path)))
-            new = (rf"^{_ADAPTERS}", WITHOUT_EFFECT)
-            report = check_strict(module, content["state_dict"], allow_missing=new, source=str(path))
+            state, report = adapted(module, content, str(path))
+            module.load_state_dict(state)
             reports = {"checkpoint": report}
         else:
             reports = load_base_weights(path, parts, allow_missing=_NEW)
@@ -221,7 +218,7 @@ def meaning(module: nn.Module) -> dict[str, Any]:
     return {**found, "feedback_maps": list(module.unet.feedback_maps)}  # type: ignore[union-attr, arg-type]
 
 
-def adapted(module: nn.Module, checkpoint: dict[str, Any], source: str) -> dict[str, Tensor]:
+def adapted(module: nn.Module, checkpoint: dict[str, Any], source: str) -> tuple[dict[str, Tensor], LoadReport]:
     """A variant's state dict from another's: adapters that it lacks stay as they start, said in the log.
 
     So do parameters without any effect, which files of our own leave out.
@@ -231,11 +228,14 @@ def adapted(module: nn.Module, checkpoint: dict[str, Any], source: str) -> dict[
         checkpoint: of a variant.
         source: names that checkpoint in messages.
 
+    Returns:
+        the state dict, and what became of every key.
+
     Raises:
         ValueError: missing or unexpected keys other than missing adapters, other shapes, or weights of another meaning.
     """
     state: dict[str, Tensor] = checkpoint["state_dict"]
-    own, wanted = module.state_dict(), meaning(module)
+    wanted = meaning(module)
     for key, trained in checkpoint.get("ouroboros3d_meaning", {}).items():
         fits = trained == wanted.get(key, trained) or (key == "feedback_maps" and not (trained and wanted[key]))
         if not fits:
@@ -243,21 +243,10 @@ def adapted(module: nn.Module, checkpoint: dict[str, Any], source: str) -> dict[
                 f"checkpoint: expected {key} = {wanted[key]}, got the weights of {source} trained with {trained}; "
                 "use the configuration that it was trained with (config.yaml in its run)."
             )
-    fresh = [key for key in own if key not in state and key.startswith(_ADAPTERS)]
+    new = (rf"^{_ADAPTERS}", WITHOUT_EFFECT)
+    way_out = "Use the configuration that it was trained with (config.yaml in its run)."
+    report = check_strict(module, state, allow_missing=new, source=source, way_out=way_out)
+    fresh = [key for key in report.missing if key.startswith(_ADAPTERS)]
     if fresh:
         _log.info("%d adapter tensors are new: %s has none; they start at zero output.", len(fresh), source)
-    left_out = [key for key in own if key not in state and re.search(WITHOUT_EFFECT, key)]
-    state = {**state, **{key: own[key] for key in (*fresh, *left_out)}}
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    if missing or unexpected or shapes:
-        raise ValueError(
-            f"checkpoint: expected the weights of {type(module).__name__} as configured, got those of {source}: "
-            f"{_some('missing', missing)}, {_some('unexpected', unexpected)}, {_some('of another shape', shapes)}; "
-            "use the configuration that it was trained with (config.yaml in its run)."
-        )
-    return state
-
-
-def _some(what: str, keys: Sequence[str]) -> str:
-    return f"{len(keys)} {what}" + (f" ({', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''})" if keys else "")
+    return {key: state.get(key, own) for key, own in module.state_dict().items()}, report

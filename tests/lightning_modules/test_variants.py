@@ -293,12 +293,13 @@ def test_states_of_other_variants() -> None:
     state = staged().state_dict()
     adapted(InferenceCombined(**parts()), {"state_dict": state}, "Staged")
     module = recursive()
-    started = adapted(module, {"state_dict": state}, "Staged")
+    started, report = adapted(module, {"state_dict": state}, "Staged")
     module.load_state_dict(started)
-    with pytest.raises(ValueError, match=r"unexpected \(unet.cond_encoder"):
+    assert {key.rpartition(".cond_encoder.")[0] for key in report.missing} == {"unet"}
+    with pytest.raises(ValueError, match=r"unexpected: unet.cond_encoder"):
         adapted(staged(), {"state_dict": recursive().state_dict()}, "Recursive")
     wrong = {**state, "reconstructor.conv.bias": torch.zeros(3)}
-    with pytest.raises(ValueError, match=r"1 of another shape \(reconstructor.conv.bias\)"):
+    with pytest.raises(ValueError, match=r"1 of another shape: reconstructor.conv.bias \[3\] instead of \[14\]"):
         adapted(staged(), {"state_dict": wrong}, "Staged")
     # Shapes fit, meanings do not: the k-th adapter belongs to the k-th map.
     coordinates: dict[str, Any] = {}

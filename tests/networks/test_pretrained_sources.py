@@ -288,7 +288,7 @@ def test_lgm_weights(tmp_path, release, norm):
         assert len(report.loaded) == len(original.state_dict())
         assert report.left_out == ("lpips_loss.net.slice1.0.weight",)
         assert torch.equal(gaussians(timed), gaussians(original))
-    with pytest.raises(ValueError, match=r"weights of LGM.*: .* missing: .*time_embed"):
+    with pytest.raises(ValueError, match=r"weights of LGM as configured, .* missing: .*time_embed"):
         load_strict(lgm(1), original.state_dict())
 
 

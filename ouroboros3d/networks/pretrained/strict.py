@@ -98,9 +98,14 @@ def load_strict(
 
 
 def check_strict(
-    module: nn.Module, state: Mapping[str, Tensor], *, allow_missing: tuple[str, ...] = (), source: str = ""
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    allow_missing: tuple[str, ...] = (),
+    source: str = "",
+    way_out: str = "The sizes in the config must be those of the weights.",
 ) -> LoadReport:
-    """What `load_strict` would do, without doing it; raises where it would."""
+    """What `load_strict` would do, without doing it; raises where it would, with a way out in the message."""
     own = module.state_dict()
     missing: list[str] = []
     unexpected: list[str] = []
@@ -127,8 +132,8 @@ def check_strict(
             if names
         ]
         raise ValueError(
-            f"weights of {type(module).__name__}{f' in {source}' if source else ''}: expected its {len(own)} keys, got "
-            f"{len(state)}; {'; '.join(parts)}. The sizes in the config must be those of the weights."
+            f"expected the weights of {type(module).__name__} as configured, {len(own)} keys, got "
+            f"{f'those of {source}, ' if source else ''}{len(state)}; {'; '.join(parts)}. {way_out}"
         )
     return LoadReport(tuple(keys), source)
 
