@@ -231,7 +231,8 @@ def test_sharded_processes_train_what_one_trains(here: Path) -> None:
     ours = "ouroboros3d.lightning_modules.sharding.ShardedStrategy"
     assert ours in text
     (here / "fsdp.yaml").write_text(text.replace(ours, "sharded_on_cpu.ShardedOnCPU"))
-    steps = [*FIT, "--trainer.fast_dev_run=5", "--trainer.limit_val_batches=0"]  # writes no checkpoint
+    # Five steps of one epoch, and no checkpoint.
+    steps = [*FIT, "--trainer.fast_dev_run=5", "--trainer.limit_val_batches=0", "--data.samples_per_object=5"]
     sharded = ["--config=fsdp.yaml", "--trainer.accelerator=cpu", "--trainer.devices=2", "--data.batch_size=1"]
     commands = [
         Command(*steps, *ONE, before=_keep_losses_and_parts),
