@@ -200,8 +200,9 @@ class ImageTo3D(Optimized):
             noise = torch.randn(1, *latents.shape[1:], generator=stream)
             level = draw_condition_noise_levels(1, stream)
             condition_noise = torch.randn(1, *images.shape[1:], generator=stream)
-            dropped = draw_guidance_dropout(1, self.guidance_dropout, stream)
-            each.append((sigma, noise, level, condition_noise, *dropped))
+            each.append(
+                (sigma, noise, level, condition_noise, *draw_guidance_dropout(1, self.guidance_dropout, stream))
+            )
         drawn = [torch.cat(parts).to(latents.device) for parts in zip(*each, strict=True)]
         sigma, noise, level, condition_noise, *dropped = drawn
         conditions = self.conditions(images, batch.cameras, level, condition_noise.to(images)).dropped(*dropped)

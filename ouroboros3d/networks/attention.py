@@ -20,7 +20,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if not bfloat16_on_cpu(query):
         return functional.scaled_dot_product_attention(query, key, value)
     weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    return weights.softmax(dim=-1) @ value
+    mixed: Tensor = weights.softmax(dim=-1) @ value
+    return mixed
 
 
 class Attending(AttnProcessor2_0):
