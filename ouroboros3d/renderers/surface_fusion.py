@@ -63,17 +63,26 @@ def inspection_cameras(radius: float = ORBIT_RADIUS, fov_deg: float = ORBIT_FOV_
 
 @torch.no_grad()
 def depth_maps(gaussians: Gaussians, renderer: GaussianRenderer, cameras: Cameras, height: int, width: int) -> Tensor:
-    """Depth of Gaussians seen by many cameras, rendered in as many passes as memory wants.
+    """Depth of Gaussians seen by many cameras: [B, V, H, W], as `colour_and_depth`."""
+    return colour_and_depth(gaussians, renderer, cameras, height, width)[1]
+
+
+@torch.no_grad()
+def colour_and_depth(
+    gaussians: Gaussians, renderer: GaussianRenderer, cameras: Cameras, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Gaussians seen by many cameras, rendered in as many passes as memory wants.
 
     Args:
         gaussians: [B, N].
-        renderer: renders the depth.
+        renderer: renders the views.
         cameras: [B, V], or [1, V] for all objects.
         height: pixels.
         width: pixels.
 
     Returns:
-        [B, V, H, W] z along forward, scene units; 0 where there is nothing.
+        [B, V, 4, H, W] sRGB times alpha, and alpha, in [0, 1]; and [B, V, H, W] z along forward, scene units, 0 where
+        there is nothing.
 
     Raises:
         ValueError: cameras of another number of objects.
@@ -81,13 +90,16 @@ def depth_maps(gaussians: Gaussians, renderer: GaussianRenderer, cameras: Camera
     objects, chunk = gaussians.shape[0], max(1, _MAX_PIXELS // (height * width))
     if cameras.shape[0] not in (1, objects):
         raise ValueError(f"cameras: expected B = 1 or {objects} as the Gaussians have, got {cameras.shape[0]}.")
-    maps = []
+    colours, depths = [], []
     for index in range(objects):
         seen_by = cameras[index % cameras.shape[0]].reshape(1, -1)
-        chunks = [seen_by[:, i : i + chunk] for i in range(0, seen_by.shape[1], chunk)]
-        one = gaussians[index : index + 1]
-        maps.append(torch.cat([renderer(one, part, height, width).depth[0, :, 0] for part in chunks]))
-    return torch.stack(maps)
+        one, black = gaussians[index : index + 1], gaussians.means.new_zeros(1, 3)
+        parts = [
+            renderer(one, seen_by[:, i : i + chunk], height, width, black) for i in range(0, seen_by.shape[1], chunk)
+        ]
+        colours.append(torch.cat([torch.cat([part.colour, part.alpha], dim=2)[0] for part in parts]))
+        depths.append(torch.cat([part.depth[0, :, 0] for part in parts]))
+    return torch.stack(colours), torch.stack(depths)
 
 
 @torch.no_grad()
@@ -150,8 +162,21 @@ def carve(depth: Tensor, cameras: Cameras, resolution: int = 64, half_extent: fl
     return solid.view(-1, resolution, resolution, resolution)
 
 
-def _lift(depth: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Points and normals [M, 3] of the trusted pixels of depth maps [V, H, W] of cameras [V]."""
+def trusted_pixels(depth: Tensor, cameras: Cameras) -> Tensor:
+    """Where depth lies on a surface that is seen within 60 degrees of its normal.
+
+    Args:
+        depth: [V, H, W] z along forward, scene units; 0 where there is nothing.
+        cameras: [V].
+
+    Returns:
+        [V, H, W] bool.
+    """
+    return F.pad(_slopes(depth, cameras)[2], (1, 1, 1, 1))
+
+
+def _slopes(depth: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
+    """Points and normals [V, H - 2, W - 2, 3] of the inner pixels of depth maps [V, H, W], and which are trusted."""
     height, width = depth.shape[-2:]
     u = (torch.arange(width, device=depth.device, dtype=depth.dtype) + 0.5) / width
     v = (torch.arange(height, device=depth.device, dtype=depth.dtype) + 0.5) / height
@@ -169,7 +194,13 @@ def _lift(depth: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
     # At the edge of a near surface in front of a far one a pixel's depth is a mean of both, on neither: a slope almost
     # along the view ray. A real surface at such an angle goes with these points; other cameras see it better.
     trusted = solid & (cosine.abs() >= _MIN_COSINE)
-    return inner[trusted], (normals * cosine.sign()[..., None])[trusted]
+    return inner, normals * cosine.sign()[..., None], trusted
+
+
+def _lift(depth: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """Points and normals [M, 3] of the trusted pixels of depth maps [V, H, W] of cameras [V]."""
+    points, normals, trusted = _slopes(depth, cameras)
+    return points[trusted], normals[trusted]
 
 
 def _one_per_cell(points: Tensor, normals: Tensor, cell: float) -> tuple[Tensor, Tensor]:
