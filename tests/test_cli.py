@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 from ouroboros3d.cli import main
 from ouroboros3d.commands.run_folders import claim
+from ouroboros3d.files import sha256_of
 from ouroboros3d.gaussians import load_ply
 
 ROOT = Path(__file__).parents[1]
@@ -231,6 +232,48 @@ def test_predict_writes_views_gaussians_and_a_turntable(
     assert "comment scales include the low-pass of 0.3 px^2 at 16 x 16 px (Mip-Splatting's 3D filter)" in header
     with Image.open(folder / "turntable.gif") as turntable:
         assert (turntable.n_frames, turntable.size) == (36, (256, 256))
+    with Image.open(folder / "input.png") as cut_out, Image.open(folder / "overview.png") as overview:
+        assert (cut_out.size, overview.size) == ((16, 16), (5 * 260 - 4, 516))
+    said = json.loads((folder / "prediction.json").read_text())
+    assert (said["photo"], said["seed"], said["noise_of"]) == ("[red] chair.png", 0, "[red] chair")
+    assert said["checkpoint_sha256"] == sha256_of(Path(said["checkpoint"]))
+    assert len(said["c2w_opencv"]) == 4
+
+
+def test_predict_leaves_out_what_cannot_be_used_and_ends_with_code_1(
+    copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied("recursive")
+    Path("photos").mkdir()
+    picture = Image.new("RGB", (90, 60), "white")
+    ImageDraw.Draw(picture).rectangle((30, 15, 60, 50), fill=(200, 40, 30))
+    picture.save("photos/cup.png")
+    Image.effect_noise((90, 60), 200).save("photos/busy.png")
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "predict",
+                "--image",
+                "photos",
+                "--run",
+                str(run),
+                "--out",
+                "out",
+                "--seed",
+                "3",
+                "--samples",
+                "2",
+                "--mesh",
+            ]
+        )
+    assert ended.value.code == 1
+    assert "predict: photos/busy.png was left out: photos/busy.png: expected a transp" in capsys.readouterr().err
+    assert sorted(path.name for path in Path("out").iterdir()) == ["cup", "cup_1"]
+    one, other = (Path("out", name) for name in ("cup", "cup_1"))
+    assert json.loads((other / "prediction.json").read_text())["seed"] == 3
+    assert (one / "input.png").read_bytes() == (other / "input.png").read_bytes()
+    assert (one / "gaussians.ply").read_bytes() != (other / "gaussians.ply").read_bytes(), "another guess"
+    assert not (run / "predictions").exists()
 
 
 def test_help_is_quick_and_complete() -> None:

@@ -1,6 +1,7 @@
 """Command lines: parsed by exact names before anything heavy is imported or decided."""
 
 import argparse
+import glob
 import json
 import re
 from collections.abc import Collection, Sequence
@@ -19,15 +20,19 @@ _OWN = {
     "fit": (*_OF_A_RUN, "resume"),
     "validate": _OF_A_RUN,
     "test": _OF_A_RUN,
-    "predict": (*_OF_A_RUN, "image", "elevation_deg", "removal"),
+    "predict": (*_OF_A_RUN, "image", "elevation_deg", "removal", "out", "seed", "samples", "run", "mesh"),
     "export": (*_EVERYWHERE, "out", "dtype"),
 }
 # Values of a configuration: of these groups, or these themselves.
 _GROUPS = ("model", "data", "trainer")
 _VALUES = ("seed_everything", "moving_average", "weights_only", "verbose", "return_predictions")
 _DTYPES = ("float32", "float16", "bfloat16")
+_FLAGS = ("mesh",)  # options without a value
 # Options that print and stop. A class's name may follow the last two.
 _PRINTING = ("print_config", "help", "help.all", "model.help", "data.help")
+PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+"""Of the files in a folder that are taken for photos."""
+
 _FOLDER = re.compile(r"(?!\.{1,2}$)[^/\x00-\x1f\x7f]{1,200}")
 
 
@@ -129,7 +134,9 @@ def parse_run_options(command: str, arguments: Sequence[str]) -> RunOptions:
         _check_known(command, option)
         name = option.removeprefix("--")
         following = arguments[place] if place < len(arguments) else "--"
-        if not equals and not following.startswith("--") and following != "-c" and name not in _PRINTING[:3]:
+        if name in _FLAGS and not equals:
+            equals, value = "=", "true"
+        elif not equals and not following.startswith("--") and following != "-c" and name not in _PRINTING[:3]:
             equals, value = "=", following
             place += 1
             following = arguments[place] if place < len(arguments) else "--"
@@ -203,9 +210,16 @@ def check_run_options(options: RunOptions) -> None:
     single = options.single
     for config in options.configs:
         check_classes(read_configuration(Path(config)), config, [*PACKAGES, *options.allowed])
-    for image in options.images:
-        if not Path(image).is_file():
-            raise FileNotFoundError(f"image: no file {image}.")
+    images_of(options)
+    for name, least in (("seed", 0), ("samples", 1)):
+        if not (single.get(name, "1").isdecimal() and int(single.get(name, "1")) >= least):
+            raise ValueError(f"{name}: expected a whole number of at least {least}, got {single[name]!r}.")
+    if single.get("mesh", "true") not in ("true", "false"):
+        raise ValueError(f"mesh: expected nothing after it, or true or false, got {single['mesh']!r}.")
+    if "run" in single and "ckpt_path" in single:
+        raise ValueError("run: expected no --ckpt_path, which is in a run already; leave one of the two out.")
+    if "run" in single and not Path(single["run"]).is_dir():
+        raise FileNotFoundError(f"run: expected the folder of a run, such as runs/recursive, got {single['run']}.")
     if (run := single.get("resume")) is not None:
         if taken := [name for name in ("ckpt_path", "runs", "experiment", "version") if name in single]:
             raise ValueError(
@@ -221,8 +235,32 @@ def check_run_options(options: RunOptions) -> None:
         _check_checkpoint_file(single["ckpt_path"])
     if single.get("dtype", _DTYPES[0]) not in _DTYPES:
         raise ValueError(f"dtype: expected {', '.join(_DTYPES)}, got {single['dtype']!r}.")
-    if "out" in single:
+    if "out" in single and options.command == "export":
         refuse_taken(Path(single["out"]))
+
+
+def images_of(options: RunOptions) -> list[str]:
+    """The files of `--image`: those that are given, those of a folder, and those that match a pattern.
+
+    Raises:
+        FileNotFoundError: no such file, or none in a folder or of a pattern.
+    """
+    files: list[str] = []
+    for given in options.images:
+        path = Path(given)
+        if path.is_file():
+            files.append(given)
+            continue
+        if path.is_dir():
+            found = [str(file) for file in path.iterdir() if file.suffix.lower() in PHOTO_ENDINGS and file.is_file()]
+            among = f"expected photos ({', '.join(PHOTO_ENDINGS)}) in the folder {given}"
+        else:
+            found = [file for file in glob.glob(given, recursive=True) if Path(file).is_file()]
+            among = f"no file {given}"
+        if not found:
+            raise FileNotFoundError(f"image: {among}{', got none' if path.is_dir() else ''}.")
+        files += sorted(found)
+    return list(dict.fromkeys(files))
 
 
 def _check_checkpoint_file(name: str) -> None:

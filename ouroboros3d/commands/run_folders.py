@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from ouroboros3d.callbacks.processes import is_first_process
-from ouroboros3d.commands.arguments import RunOptions, Setting, folder_name, inline
+from ouroboros3d.commands.arguments import RunOptions, Setting, folder_name, images_of, inline
 from ouroboros3d.configurations import for_fit, for_use, of_this_machine, read_configuration
 from ouroboros3d.files import lock
 from ouroboros3d.lightning_modules.weights import read_checkpoint
@@ -206,6 +206,11 @@ def choose(options: RunOptions, shipped: Path = SHIPPED) -> Choice:
     """
     configs = options.configs
     name = options.single.get("ckpt_path")
+    if name is None and (run := options.single.get("run")) is not None:
+        found = newest_checkpoint(Path(run), "." if Path(run, "checkpoints").is_dir() else "*")
+        if found is None:
+            raise FileNotFoundError(f"run: expected a run with checkpoints, or an experiment's folder, got {run}.")
+        name = str(found)
     if name is None:
         runs = Path(_named(options).get("runs", "runs"))
         name = checkpoint_name(_find_checkpoint(options.command, runs, configs, shipped))
@@ -315,15 +320,16 @@ def take_images(options: RunOptions) -> RunOptions:
 
     Without an image it is the one that comes with this package.
     """
-    images = options.images
+    images = images_of(options)
     if not images:
         print(f"predict: no --image, so the example that comes with this package, {_EXAMPLE}", flush=True)
-        images = (str(_EXAMPLE),)
-    of_photos = {name: options.single[name] for name in ("elevation_deg", "removal") if name in options.single}
+        images = [str(_EXAMPLE)]
+    of_photos = {n: options.single[n] for n in ("elevation_deg", "removal", "samples") if n in options.single}
     settings: list[Setting] = [
         ("--data", "ouroboros3d.datamodules.photos.PhotoDataModule"),
         ("--data.init_args.images", json.dumps(images)),
         *((f"--data.init_args.{name}", value) for name, value in of_photos.items()),
+        *([("--model.init_args.sampler.seed", options.single["seed"])] if "seed" in options.single else []),
     ]
     return options._replace(settings=(*options.settings, *settings))
 

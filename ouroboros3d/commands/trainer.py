@@ -126,6 +126,16 @@ class Commands(LightningCLI):
                     "training_steps": content["global_step"],
                 }
 
+    def before_predict(self) -> None:
+        """Tell the predictions which checkpoint they belong to."""
+        checkpoint = str(self.config["predict"].ckpt_path)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined] # set at run time
+            if isinstance(callback, PredictionWriter):
+                callback.settings = {
+                    "checkpoint": checkpoint,
+                    "checkpoint_sha256": sha256_of(checkpoint_file(checkpoint)),
+                }
+
     def before_instantiate_classes(self) -> None:
         """Look for the files that training starts from, before large networks are built; place the logger."""
         config = self.config[self.subcommand]
@@ -183,25 +193,28 @@ def run(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> None
         FileNotFoundError: no such file.
         FileExistsError: the run's folder exists.
         ConnectionError: another process of the run ended.
-        SystemExit: code 128 + signal, told to stop by one.
+        SystemExit: code 128 + signal, told to stop by one; or 1, some photos were left out.
     """
     _quieten()
     options = parse_run_options(command, arguments)
     check_run_options(options)
     placed = _place(options, shipped)
+    predictions = PredictionWriter(
+        mesh=options.single.get("mesh") == "true", out=Path(options.single["out"]) if "out" in options.single else None
+    )
     watch = ProcessWatch()
     watched = RunFolderWatch(placed.folder if command == "fit" and is_first_process() else None)
     own: dict[str, list[Callback]] = {
         "fit": [ConfiguredOptimizer(), watched],
         "test": [ResultsWriter()],
-        "predict": [PredictionWriter()],
+        "predict": [predictions],
     }
     callbacks = [watch, *own.get(command, [])]
     training = lock_run(placed.folder) if command == "fit" else None
     resumed = "resume" in options.single
     try:
         with parsing(options.allowed), naming(placed.folder or Path(".")):
-            Commands(
+            commands = Commands(
                 ImageTo3D,
                 LightningDataModule,
                 subclass_mode_model=True,
@@ -240,6 +253,10 @@ def run(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> None
             training.close()
         if placed.is_new and placed.folder and is_first_process():  # a command that was refused leaves nothing behind
             remove_claim(placed.folder)
+    if command == "predict" and commands.datamodule.failed:
+        for photo, reason in commands.datamodule.failed.items():
+            print(f"predict: {photo} was left out: {reason}", file=sys.stderr)
+        raise SystemExit(1)
 
 
 def _place(options: RunOptions, shipped: Path) -> Placed:

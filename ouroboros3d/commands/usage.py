@@ -79,14 +79,21 @@ checkpoint, or where no run is the recursive weights that come with this package
 {_OPTIONS}""",
     "predict": f"""usage: python -m ouroboros3d predict [--image FILE] [--ckpt_path FILE] [OPTIONS]
 
-One image to views, a 3D Gaussian ply and a turntable, in the run's predictions/ folder. Without --ckpt_path: the newest
-run's best checkpoint, or where no run is the weights that come with this package. The object is taken from the alpha
-channel, or cut from a plain background.
+One image to views, a 3D Gaussian ply and a turntable, in the run's predictions/ folder, with the cut-out that the
+network saw (input.png), an overview and prediction.json. Without --ckpt_path: the newest run's best checkpoint, or
+where no run is the weights that come with this package. The object is taken from the alpha channel, or cut from a plain
+background. Photos that cannot be used are listed and left out; then it ends with code 1.
 
-  --image FILE              the image; may be given several times (default: an example that comes with this package)
+  --image FILE|DIR|PATTERN  the image, a folder of them, or a pattern such as 'photos/*.jpg'; may be given several times
+                            (default: an example that comes with this package)
   --elevation_deg DEGREES   how far above the object the photo was taken (default: 10)
   --removal NAME            how the background is found where there is no alpha channel: border (default), of one colour
                             up to the image's border, or rembg, by a network (pip install 'ouroboros3d[rembg]')
+  --mesh                    a textured mesh too: mesh.glb, and whether it is watertight
+  --samples N               guesses at each photo, in NAME, NAME_1 and so on (default: 1)
+  --seed N                  of the noise (default: the configuration's): another guess
+  --run DIR                 the best checkpoint of this run, or of the newest run of this experiment
+  --out DIR                 where the results' folders go (default: predictions/ in the run)
 {_OPTIONS}""",
     "export": f"""usage: python -m ouroboros3d export [--ckpt_path FILE] [--out DIR] [--dtype NAME] [OPTIONS]
 

@@ -74,7 +74,7 @@ def load_photo(
             uniform, or `rembg` is asked for and not installed or without its network; one line.
     """
     path = _path(photo)
-    image = _cut_out(_read(photo), path, removal)
+    image = _cut_out(read_photo(photo), path, removal)
     framed = _frame(image, image_size, path)
     rgba = torch.from_numpy(np.asarray(framed, dtype=np.float32) / 255).permute(2, 0, 1)
     alpha = rgba[3:]
@@ -140,7 +140,7 @@ def _name(photo: Photo) -> str:
     return hashlib.sha256(photo.tobytes()).hexdigest()[:16]
 
 
-def _read(photo: Photo) -> Image.Image:
+def read_photo(photo: Photo) -> Image.Image:
     """The photo as RGB or RGBA of 8 bits, upright, at most `_WORK_SIZE` pixels long."""
     path = _path(photo)
     with reraise_as(UntrustedError, f"{path}: expected a readable image"), _large_images():

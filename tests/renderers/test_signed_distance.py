@@ -54,8 +54,8 @@ def test_the_coarse_grid_changes_nothing():
         upper = torch.lerp(depth[view, low[:, 1], low[:, 0]], depth[view, low[:, 1], high[:, 0]], part[:, 0])
         lower = torch.lerp(depth[view, high[:, 1], low[:, 0]], depth[view, high[:, 1], high[:, 0]], part[:, 0])
         surface = torch.where(sure, torch.lerp(upper, lower, part[:, 1]), surface)
-        before = torch.where(surface > 0, (surface - z) / (3 * 1.2 / 23), 1.0).clamp(-1, 1)
-        every.append(torch.where(there & (sure | (before == 1)), before, -1.0))
+        before = torch.where(there & (surface > 0), (surface - z) / (3 * 1.2 / 23), 1.0).clamp(-1, 1)
+        every.append(torch.where(sure | (before == 1), before, -1.0))
     expected = torch.tensor(
         [
             min(vote for vote in votes if vote > 0)
