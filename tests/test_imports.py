@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "configurations": set(),
     "weight_names": set(),
     "html_page": set(),
+    "training_record": {"configurations"},
     "surface": {"cameras"},
     "batch": {"cameras", "gaussians", "surface"},
     "diffusion": CORE,
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "datamodules": CORE | {"renderers"},
     "metrics": CORE | {"renderers"},
     "lightning_modules": CORE | {"diffusion", "networks", "renderers", "metrics"},
-    "comparison": CORE | {"metrics", "html_page"},
+    "comparison": CORE | {"metrics", "html_page", "training_record"},
     "callbacks": CORE | {"diffusion", "networks", "renderers", "metrics", "lightning_modules"},
     "ablation": {"files", "configurations"},
     "inspection": CORE | {"datamodules", "html_page"},
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "commands": CORE
     | {
         *("ablation", "callbacks", "comparison", "datamodules", "export", "inspection"),
-        *("lightning_modules", "metrics", "networks"),
+        *("lightning_modules", "metrics", "networks", "training_record"),
     },
 }
 # Where a third-party library may be imported; None = anywhere but below.

@@ -94,7 +94,10 @@ def test_where_no_run_is_the_shipped_weights_are_tested(
         assert (found["method"], found["objects"], found["resolution"], found["steps"]) == ("Recursive", 2, 16, 3)
     file = trained / "weights/recursive.safetensors"
     assert (found["checkpoint"], found["checkpoint_sha256"]) == (str(file), sha256_of(file))
-    assert (found["training_seed"], found["training_steps"]) == (0, 2)
+    assert (found["training_seed"], found["training_steps"], found["training_length"]) == (0, 2, 2)
+    assert found["training_data"][: len(SOURCES)] == sorted(SOURCES)
+    assert "lr=0.0003" in found["training_rates"]
+    assert found["training_batch"] is None  # the file says nothing of it
     few = [*FEW, "--model.sampler.num_steps=3"]
     run("test", [ablation("staged"), TINY, *few], shipped(trained))
     assert results(here / "runs/staged/version_0")["checkpoint"].endswith("weights/staged.safetensors")

@@ -44,6 +44,7 @@ def run(arguments: Sequence[str]) -> None:
         notes=notes,
         command=_command(options, [run.folder for variant in variants for run in variant.runs.values()]),
         split=options.split,
+        mark_unlike=options.mark_unlike,
     )
     with replaced(out) as folder:
         _write(comparison, folder)
@@ -91,5 +92,6 @@ def _command(options: argparse.Namespace, folders: Sequence[Path]) -> str:
         defaults = {"runs": Path("runs"), "split": "test"}
         if value is not None and value != defaults.get(name):
             words += [f"--{name}", str(value)]
+    words += ["--mark_unlike"] if options.mark_unlike else []
     words += [word for field in options.allow for word in ("--allow", field)]
     return shlex.join(words)

@@ -21,6 +21,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--baseline")
     parser.add_argument("--split", default="test")
     parser.add_argument("--allow", action="append", default=[])
+    parser.add_argument("--mark_unlike", action="store_true")
     options = parser.parse_intermixed_args(arguments)
     if not re.fullmatch(r"\w+", options.split):
         raise ValueError(f"split: expected test, val or train, got {options.split!r}.")

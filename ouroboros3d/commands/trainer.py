@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from ouroboros3d.files import atomic_write, naming, remove_parts, sha256_of
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.loaded import Loaded
 from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, check_files, read_checkpoint
+from ouroboros3d.training_record import FIELDS, read_training_record, record_of_variant
 from ouroboros3d.weight_names import SHIPPED, checkpoint_file
 
 _DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
@@ -124,6 +125,7 @@ class Commands(LightningCLI):
                     "config_hash": hashlib.sha256(text.encode()).hexdigest(),
                     "training_seed": content.get("ouroboros3d_seed"),
                     "training_steps": content["global_step"],
+                    **_trained(file, content),
                 }
 
     def before_predict(self) -> None:
@@ -344,6 +346,20 @@ def _check_work(trainer: Namespace) -> None:
     for name in ("limit_train_batches", "max_steps", "max_epochs"):
         if trainer[name] == 0:
             raise ValueError(f"trainer.{name}: expected something to train, got 0; leave it out for all there is.")
+
+
+def _trained(checkpoint: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """How the weights were trained, as far as the checkpoint or its run's folder tells: `FIELDS`."""
+    unknown = dict.fromkeys(FIELDS)
+    if "ouroboros3d_config" in content:
+        record = record_of_variant(content["ouroboros3d_config"], content["ouroboros3d_sources"])
+        return {**unknown, **record, "training_length": content["global_step"]}
+    folder = checkpoint.resolve().parent
+    config, last = folder.with_name("config.yaml"), folder / "last.ckpt"
+    if folder.name != "checkpoints" or not config.is_file():  # of no run
+        return unknown
+    steps = read_checkpoint(last)["global_step"] if last.is_file() else None
+    return {**unknown, **read_training_record(config), "training_length": steps}
 
 
 def _first_step(config: Any) -> int:  # noqa: ANN401 - jsonargparse's Namespace

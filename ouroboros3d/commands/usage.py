@@ -194,6 +194,8 @@ options:
   --baseline NAME           the variant that the others are held against (default: staged, or else the first one)
   --split NAME              whose objects were tested: test, val or train (default: test)
   --allow FIELD             compare although runs differ in this field of results.json; may be given several times
+  --mark_unlike             say better and worse also of runs that were trained unalike (steps, batch, base weights,
+                            data, learning rates)
 
 The dashboard: tensorboard --logdir runs/comparison, or make dashboard.""",
 }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ouroboros3d.comparison.labels import headline
 from ouroboros3d.comparison.runs import Run
 from ouroboros3d.comparison.statistics import PairedMean, holm, mean_known, over_trainings, paired_mean
+from ouroboros3d.comparison.training import trained_unlike, unrecorded
 from ouroboros3d.comparison.variants import Variant
 from ouroboros3d.metrics.directions import higher_is_better
 
@@ -77,6 +78,8 @@ class Comparison:
         notes: what a reader has to know, a sentence each.
         command: that makes this comparison again.
         split: whose objects were tested.
+        unlike: in what a variant was trained unlike the baseline, by its name; empty texts are left out.
+        marked: whether variants are called better and worse although they were trained unalike.
     """
 
     variants: Sequence[Variant]
@@ -87,6 +90,8 @@ class Comparison:
     notes: Sequence[str]
     command: str
     split: str
+    unlike: Mapping[str, str]
+    marked: bool
 
     @property
     def baseline(self) -> Variant:
@@ -100,8 +105,13 @@ class Comparison:
         return f"{name}, {uid}" if name else uid
 
     def best(self, metric: str) -> list[str]:
-        """Names of the variants with the best mean, none where no direction is better or all are equal."""
+        """Names of the variants with the best mean.
+
+        None where no direction is better, all are equal, some were trained unalike, or the machine and its load count.
+        """
         upward = higher_is_better(metric)
+        if metric in _OF_A_BATCH or (self.unlike and not self.marked):
+            return []
         means = {v.name: self.cells[v.name, metric].mean for v in self.variants}
         known = [mean for mean in means.values() if not math.isnan(mean)]
         if upward is None or len(set(known)) < 2:
@@ -120,6 +130,7 @@ def compare(
     notes: Sequence[str],
     command: str,
     split: str,
+    mark_unlike: bool = False,
 ) -> Comparison:
     """Compare variants that were tested alike.
 
@@ -129,6 +140,7 @@ def compare(
         notes: what is known about the runs so far.
         command: that makes this comparison again.
         split: whose objects were tested.
+        mark_unlike: call variants better and worse although they were trained unlike the baseline.
 
     Raises:
         ValueError: no variant of the baseline's name; a variant shares no object and seed with the baseline.
@@ -144,6 +156,10 @@ def compare(
     values = {v.name: np.stack([_table(run, uids, metrics) for run in v.runs.values()]) for v in ordered}
     base, *others = ordered
     differences = {variant.name: _differences(base, variant, values, metrics) for variant in others}
+    unlike = {variant.name: text for variant in others if (text := trained_unlike(_pairs_of_runs(base, variant)))}
+    if not mark_unlike:
+        for name in unlike:
+            differences[name] = {metric: replace(d, verdict="") for metric, d in differences[name].items()}
     _correct(differences, headline(metrics))
     cells: dict[tuple[str, str], Cell] = {}
     for variant in ordered:
@@ -153,7 +169,9 @@ def compare(
             difference = differences[variant.name][metric] if variant is not base else None
             cells[variant.name, metric] = Cell(mean, int(known.any(0).sum()), int(known.any(1).sum()), difference)
     notes = [*notes, *_failures(ordered), *_missing(others, metrics, cells), *_reach(len(uids), base, others)]
-    return Comparison(ordered, metrics, values, uids, cells, notes, command, split)
+    if unknown := unrecorded(runs):
+        notes.append(f"Not recorded of all runs, so it may differ: the {', '.join(unknown)} of their training.")
+    return Comparison(ordered, metrics, values, uids, cells, notes, command, split, unlike, mark_unlike)
 
 
 def _table(run: Run, uids: Sequence[str], metrics: Sequence[str]) -> NDArray[np.float64]:
@@ -172,9 +190,13 @@ def _shared(base: Variant, variant: Variant) -> list[str]:
     return [label for label in base.runs if label in variant.runs]
 
 
+def _pairs_of_runs(base: Variant, variant: Variant) -> list[tuple[Run, Run]]:
+    return [(base.runs[label], variant.runs[label]) for label in _shared(base, variant)]
+
+
 def paired_trainings(base: Variant, variant: Variant) -> list[tuple[int | None, int | None]]:
     """Of every pair of runs that two variants share, in the baseline's order, which training each of them is of."""
-    return [(base.runs[label].training, variant.runs[label].training) for label in _shared(base, variant)]
+    return [(ours.training, theirs.training) for ours, theirs in _pairs_of_runs(base, variant)]
 
 
 def paired_runs(base: Variant, variant: Variant) -> tuple[list[int], list[int]]:

@@ -13,7 +13,7 @@ from ouroboros3d.comparison.figures import to_svg
 from ouroboros3d.comparison.labels import grouped, headline, interval, number, titled
 from ouroboros3d.comparison.outcome import Comparison
 from ouroboros3d.comparison.runs import how_to_test
-from ouroboros3d.comparison.tables import MARKS, caption, explanation, probabilities, protocols, relative
+from ouroboros3d.comparison.tables import MARKS, caption, explanation, probabilities, protocols, relative, warnings
 from ouroboros3d.html_page import document
 
 _STYLE = """
@@ -33,6 +33,7 @@ p { margin: 0 0 12px; max-width: 104ch; }
 .lead, .pale, figcaption { color: var(--pale); }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px;
   overflow-x: auto; margin: 0 0 14px; }
+.warning { color: var(--worse); font-weight: 600; font-size: 13px; }
 .notes { border-left: 4px solid #d69e00; }
 .notes ul { margin: 0; padding-left: 18px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 100%; }
@@ -106,6 +107,11 @@ def _card(content: str) -> str:
     return f'<div class="card">{content}</div>'
 
 
+def _warnings(comparison: Comparison) -> str:
+    """Above a table."""
+    return "".join(f'<p class="warning">{escape(warning)}</p>' for warning in warnings(comparison))
+
+
 def _headline(comparison: Comparison, metrics: Sequence[str]) -> str:
     """The short table: a row for each variant, a column for each headline metric."""
     heads = "".join(f"<th>{escape(titled(metric)).replace(' (', '<br>(')}</th>" for metric in metrics)
@@ -113,7 +119,8 @@ def _headline(comparison: Comparison, metrics: Sequence[str]) -> str:
     for variant in comparison.variants:
         cells = "".join(_cell(comparison, variant.name, metric) for metric in metrics)
         rows.append(f"<tr><th>{escape(variant.name)}</th>{cells}</tr>")
-    return f"<table><thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    body = f"<tbody>{''.join(rows)}</tbody>"
+    return f"{_warnings(comparison)}<table><thead><tr><th></th>{heads}</tr></thead>{body}</table>"
 
 
 def _complete(comparison: Comparison, metrics: Sequence[str]) -> str:
@@ -123,7 +130,8 @@ def _complete(comparison: Comparison, metrics: Sequence[str]) -> str:
     for metric in metrics:
         cells = "".join(_cell(comparison, variant.name, metric, complete=True) for variant in comparison.variants)
         rows.append(f"<tr><th>{escape(titled(metric))}</th>{cells}</tr>")
-    return f"<table><thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    body = f"<tbody>{''.join(rows)}</tbody>"
+    return f"{_warnings(comparison)}<table><thead><tr><th></th>{heads}</tr></thead>{body}</table>"
 
 
 def _cell(comparison: Comparison, variant: str, metric: str, complete: bool = False) -> str:

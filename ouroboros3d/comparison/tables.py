@@ -39,6 +39,15 @@ def _count(numbers: set[int], what: str) -> str:
     return f"{least}{'' if least == most else f' to {most}'} {what}{'' if numbers == {1} else 's'}"
 
 
+def warnings(comparison: Comparison) -> list[str]:
+    """What stands at the top of every table: which variants were trained unlike the baseline, and in what."""
+    ends = "" if comparison.marked else "; so nothing is called better or worse"
+    return [
+        f"{name} was trained unlike {comparison.baseline.name}: {text}{ends}."
+        for name, text in comparison.unlike.items()
+    ]
+
+
 def explanation(comparison: Comparison) -> str:
     """How intervals, marks and p-values came about."""
     trainings = max(d.trainings for cell in comparison.cells.values() if (d := cell.difference))
@@ -71,6 +80,8 @@ def print_tables(comparison: Comparison, console: Console) -> None:
         for variant in comparison.variants:
             cells = [_terminal_cell(comparison, variant.name, metric) for metric in metrics[start : start + size]]
             table.add_row(Text(variant.name, style="bold"), *cells)
+        for warning in warnings(comparison):
+            console.print(Text(f"! {warning}", style="yellow"))
         console.print(table)
     console.print(Text(f"* best mean. {explanation(comparison)}", style="dim"))
     for note in comparison.notes:
@@ -90,8 +101,9 @@ def _terminal_cell(comparison: Comparison, variant: str, metric: str) -> Text:
 
 
 def markdown_tables(comparison: Comparison, metrics: Sequence[str]) -> str:
-    """One table: a row a metric, a column a variant."""
+    """One table: a row a metric, a column a variant; above it what a reader has to know first."""
     lines = [
+        *(f"**{markdown_text(warning)}**\n" for warning in warnings(comparison)),
         "| | " + " | ".join(markdown_text(variant.name) for variant in comparison.variants) + " |",
         "|---|" + "---|" * len(comparison.variants),
     ]

@@ -9,10 +9,11 @@ from typing import Any
 
 from ouroboros3d.comparison.runs import Run, how_to_test, read_run, results_path, short, unfinished
 from ouroboros3d.configurations import read_configuration
+from ouroboros3d.training_record import FIELDS as TRAINING
 
 # What may differ between two runs of a comparison: who ran what, when and where, and what the ablation itself is.
 _IDENTITY = {"run_id", "experiment", "config_hash", "timestamp", "dataset"}
-_WEIGHTS = {"checkpoint", "checkpoint_sha256", "training_steps"}
+_WEIGHTS = {"checkpoint", "checkpoint_sha256", "training_steps", *TRAINING}
 _PLACE = {"git_commit", "package_versions", "device", "world_size"}
 _ABLATED = {"method", "projection_steps", "feedback_steps", "blend", "feedback_maps", "published_switches"}
 _SEEDS = {"seed", "training_seed"}

@@ -105,6 +105,11 @@ def test_every_field_of_a_result_row_is_there(run: Path) -> None:
     assert results["lpips_net"] == "vgg"
     assert results["feedback_steps"] == [0, 1, 2, 3]
     assert (results["training_seed"], results["training_steps"], results["device"]) == (0, 2, "cpu")
+    assert (results["training_length"], results["training_batch"], results["training_base_weights"]) == (2, 1, [])
+    assert {"root=bundled", "rig.image_size=16", "max_objects=2"} <= set(results["training_data"])
+    assert {"optimizer=AdamW", "lr=0.0003", "learning_rates.adapters=8.0", "warmup_steps=10"} <= set(
+        results["training_rates"]
+    )
     assert results["mean"]["nfe"] == 10
     assert len(results["git_commit"]) == 40
     known = [name for name in results["mean"] if higher_is_better(name) is not None]
