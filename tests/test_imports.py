@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "callbacks": CORE | {"diffusion", "networks", "renderers", "metrics", "lightning_modules"},
     "ablation": {"files", "configurations"},
     "inspection": CORE | {"datamodules", "html_page"},
-    "export": CORE | {"callbacks", "comparison", "datamodules", "lightning_modules", "networks", "renderers"},
+    "export": CORE | {"callbacks", "datamodules", "lightning_modules", "metrics", "networks", "renderers"},
     "commands": CORE
     | {
         *("ablation", "callbacks", "comparison", "datamodules", "export", "inspection"),

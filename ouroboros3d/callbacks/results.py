@@ -27,10 +27,9 @@ from ouroboros3d.files import atomic_write, atomic_write_text, naming
 from ouroboros3d.gaussians import save_ply
 from ouroboros3d.lightning_modules.generation import Evaluation
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
+from ouroboros3d.metrics.columns import column as find_column
 from ouroboros3d.metrics.images import best_constant_psnr, foreground_moments, load_lpips_or_explain
 from ouroboros3d.renderers.gaussians import GaussianRenderer
-
-_SHOWN = {"mv": "generated views", "render": "renders", "novel": "renders, novel"}
 
 
 class ResultsWriter(Callback):
@@ -244,33 +243,25 @@ class ResultsWriter(Callback):
 
 
 def results_table(method: str, means: dict[str, float], objects: int, failed: int, split: str) -> Table:
-    """The means of one run as a table, readable at 80 columns."""
+    """The means of one run as a table, readable at 80 columns; what is of whole objects below it."""
     left_out = f", {failed} failed" if failed else ""
     table = Table(title=f"{method}: mean over {objects} {split} objects{left_out}", caption_justify="left")
-    columns = {
-        "psnr": "PSNR dB",
-        "psnr_foreground": "of the object",
-        "ssim": "SSIM",
-        "lpips": "LPIPS",
-        "mask_iou": "mask IoU",
-    }
-    measured = {name.partition("_")[2] for name in means}
-    columns = {column: title for column, title in columns.items() if column in measured}  # no LPIPS without its weights
+    rows: dict[str, dict[str, str]] = {}
+    below = []
+    for column in map(find_column, means):
+        value = column.text(means[column.name])
+        if column.of in ("mv", "render", "novel"):
+            place, _, name = column.label.partition(" ")
+            rows.setdefault(place, {})[f"{name}\n{column.unit}"] = value
+        elif column.of or column.name == "constant_psnr_foreground":
+            below.append(f"{column.label} {value} {column.unit}".rstrip())
+    heads = dict.fromkeys(head for cells in rows.values() for head in cells)
     table.add_column("")
-    for title in columns.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    for prefix, title in _SHOWN.items():
-        cells = [means.get(f"{prefix}_{column}") for column in columns]
-        table.add_row(title, *("-" if cell is None else f"{cell:.3f}" for cell in cells))
-    if "constant_psnr_foreground" in means:
-        constant = {"psnr_foreground": f"{means['constant_psnr_foreground']:.3f}"}
-        table.add_row("best constant image", *(constant.get(column, "-") for column in columns))
-    if "chamfer" in means:
-        scores = ", ".join(f"{name.removeprefix('fscore@')}: {means[name]:.3f}" for name in means if "fscore" in name)
-        table.caption = (
-            f"surface: Chamfer {means['chamfer']:.4f}, normal consistency {means['normal_consistency']:.3f}\n"
-            f"F-score within {scores}"
-        )
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for place, cells in rows.items():
+        table.add_row(place, *(cells.get(head, "-") for head in heads))
+    table.caption = ", ".join(below) + "; fg: pixels of the object alone"
     return table
 
 

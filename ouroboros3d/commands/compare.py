@@ -11,15 +11,15 @@ from ouroboros3d.commands.compare_options import parse
 from ouroboros3d.comparison import figures
 from ouroboros3d.comparison.dashboard import write_dashboard
 from ouroboros3d.comparison.folder import refuse_foreign, replaced
-from ouroboros3d.comparison.labels import headline
+from ouroboros3d.comparison.labels import grouped
 from ouroboros3d.comparison.outcome import Comparison, compare
 from ouroboros3d.comparison.page import page
 from ouroboros3d.comparison.strips import strip
 from ouroboros3d.comparison.tables import csv_text, markdown, print_tables
 from ouroboros3d.comparison.variants import check_comparable, choose, group
+from ouroboros3d.metrics.columns import COST, headline
 
 _PICTURED = 24  # objects; more would make a page that no browser opens gladly
-_SCATTERED = ("mv_psnr", "novel_psnr", "chamfer", "fscore")  # on the page; the dashboard has all headline metrics
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ def _write(comparison: Comparison, folder: Path) -> None:
             strips[uid] = pictures
     metrics = headline(comparison.metrics)
     curves = {v.name: columns for v in comparison.variants if (columns := v.first.curves())}
-    scattered = [metric for metric in metrics if metric.startswith(_SCATTERED)] or metrics[:1]
+    scattered = [members[0] for name, members in grouped(metrics).items() if name != COST] or metrics[:1]
     drawn = {
         "Mean paired difference from the baseline with its interval; at the right each variant's mean. Green is "
         "better, orange is worse, grey is undecided.": figures.differences(comparison, metrics),

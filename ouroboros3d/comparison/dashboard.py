@@ -12,12 +12,13 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from ouroboros3d.comparison import figures
-from ouroboros3d.comparison.labels import grouped, headline, label
+from ouroboros3d.comparison.labels import grouped
 from ouroboros3d.comparison.outcome import Comparison
 from ouroboros3d.comparison.points import SCENE, cloud
 from ouroboros3d.comparison.runs import Run
 from ouroboros3d.comparison.tables import caption, explanation, markdown_tables, markdown_text
 from ouroboros3d.comparison.variants import Variant
+from ouroboros3d.metrics.columns import column, headline
 
 OVERVIEW = "overview"
 # TensorBoard keeps ten steps of a tag, and draws a canvas a card of which a browser allows sixteen: so a variant's
@@ -71,7 +72,9 @@ def layout(tags: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     titles = {"train/": "Training losses", "val/": "Validation", "steps/": "Per denoising step"}
     return {
         title: {
-            label(tag.removeprefix(start)): ["Multiline", [f"^{tag}$"]] for tag in sorted(tags) if tag.startswith(start)
+            column(tag.removeprefix(start)).label: ["Multiline", [f"^{tag}$"]]
+            for tag in sorted(tags)
+            if tag.startswith(start)
         }
         for start, title in titles.items()
         if any(tag.startswith(start) for tag in tags)

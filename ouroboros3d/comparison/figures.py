@@ -14,9 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from ouroboros3d.comparison.labels import number, titled
 from ouroboros3d.comparison.outcome import Comparison
-from ouroboros3d.metrics.directions import higher_is_better
+from ouroboros3d.metrics.columns import column
 
 # Okabe and Ito's colours, told apart by all kinds of eyes, less the yellow that white swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6BB1", "#7F7F7F")
@@ -48,7 +47,7 @@ def differences(comparison: Comparison, metrics: Sequence[str]) -> Figure:
             axes.plot([d.low, d.high], [row, row], color=_INK, linewidth=1.6, solid_capstyle="butt")
             axes.plot([d.low, d.high], [row, row], "|", color=_INK, markersize=7, markeredgewidth=1.6)
         baseline = comparison.cells[comparison.baseline.name, metric].mean
-        _plain(axes, f"{titled(metric)}\n{_text(comparison.baseline.name)} {number(metric, baseline)}")
+        _plain(axes, f"{column(metric).title}\n{_text(comparison.baseline.name)} {column(metric).text(baseline)}")
         axes.axvline(0, color=_INK, linewidth=0.8)
         names = [_text(variant.name) for variant in others] if index % columns == 0 else ["" for _ in others]
         axes.set_yticks(range(len(others)), names)
@@ -57,7 +56,7 @@ def differences(comparison: Comparison, metrics: Sequence[str]) -> Figure:
         axes.locator_params(axis="x", nbins=5)
         for row, cell in enumerate(cells):  # after the limits are known
             axes.annotate(
-                number(metric, cell.mean),
+                column(metric).text(cell.mean),
                 (1, row),
                 xycoords=("axes fraction", "data"),
                 xytext=(4, 0),
@@ -81,7 +80,7 @@ def scatter(comparison: Comparison, metrics: Sequence[str]) -> Figure:
         axes.set_axis_off()
     colours = colours_of(comparison)
     for axes, metric in zip(grid, metrics, strict=False):
-        upward = higher_is_better(metric)
+        upward = column(metric).higher_is_better
         base = comparison.per_object(comparison.baseline.name, metric)
         for variant in comparison.variants[1:]:
             values = comparison.per_object(variant.name, metric)
@@ -94,7 +93,7 @@ def scatter(comparison: Comparison, metrics: Sequence[str]) -> Figure:
         if upward is not None:
             axes.fill_between(ends, ends, ends[1] if upward else ends[0], color=_VERDICTS["better"], alpha=0.10, lw=0)
         axes.plot(ends, ends, color=_INK, linewidth=0.8)
-        _plain(axes, titled(metric))
+        _plain(axes, column(metric).title)
         axes.set(xlim=ends, ylim=ends, aspect="equal")
         axes.set_xlabel(_text(comparison.baseline.name), color=_INK, fontsize=9)
         axes.locator_params(nbins=5)

@@ -8,15 +8,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ouroboros3d.comparison.labels import headline
 from ouroboros3d.comparison.runs import Run
 from ouroboros3d.comparison.statistics import PairedMean, holm, mean_known, over_trainings, paired_mean
 from ouroboros3d.comparison.training import trained_unlike, unrecorded
 from ouroboros3d.comparison.variants import Variant
-from ouroboros3d.metrics.directions import higher_is_better
+from ouroboros3d.metrics.columns import column, headline
 
 Verdict = Literal["better", "worse", "undecided", ""]
-_OF_A_BATCH = {"seconds", "peak_memory_mib"}  # shared by its objects, so an interval over objects would be of width 0
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,8 @@ class Comparison:
 
         None where no direction is better, all are equal, some were trained unalike, or the machine and its load count.
         """
-        upward = higher_is_better(metric)
-        if metric in _OF_A_BATCH or (self.unlike and not self.marked):
+        upward = column(metric).higher_is_better
+        if column(metric).of_batch or (self.unlike and not self.marked):
             return []
         means = {v.name: self.cells[v.name, metric].mean for v in self.variants}
         known = [mean for mean in means.values() if not math.isnan(mean)]
@@ -226,7 +224,7 @@ def _differences(
         measured = ~np.isnan(ours[:, :, index]) | ~np.isnan(theirs[:, :, index])
         averaged = over_trainings(pairs[:, :, index], trainings)
         paired = paired_mean(averaged)
-        if metric in _OF_A_BATCH:
+        if column(metric).of_batch:
             paired = PairedMean(paired.mean, ())
         low, high = paired.interval
         found[metric] = Difference(
@@ -239,7 +237,7 @@ def _differences(
             pairs=int(here.sum()),
             missing=int((measured & ~here).sum()),
             baseline=paired_mean(over_trainings(np.where(here, theirs[:, :, index], math.nan), trainings)).mean,
-            verdict=_verdict(higher_is_better(metric), low, high),
+            verdict=_verdict(column(metric).higher_is_better, low, high),
         )
     return found
 

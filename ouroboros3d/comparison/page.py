@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ouroboros3d.comparison.figures import to_svg
-from ouroboros3d.comparison.labels import grouped, headline, interval, number, titled
+from ouroboros3d.comparison.labels import grouped, interval
 from ouroboros3d.comparison.outcome import Comparison
 from ouroboros3d.comparison.runs import how_to_test
 from ouroboros3d.comparison.tables import MARKS, caption, explanation, probabilities, protocols, relative, warnings
 from ouroboros3d.html_page import document
+from ouroboros3d.metrics.columns import column, headline
 
 _STYLE = """
 :root { --paper: #fbfbfa; --card: #ffffff; --ink: #1d2126; --pale: #68707a; --line: #dfe2e6; --accent: #0b6bcb;
@@ -113,8 +114,8 @@ def _warnings(comparison: Comparison) -> str:
 
 
 def _headline(comparison: Comparison, metrics: Sequence[str]) -> str:
-    """The short table: a row for each variant, a column for each headline metric."""
-    heads = "".join(f"<th>{escape(titled(metric)).replace(' (', '<br>(')}</th>" for metric in metrics)
+    """A row a variant, a column a metric."""
+    heads = "".join(f"<th>{escape(column(metric).title).replace(' (', '<br>(')}</th>" for metric in metrics)
     rows = []
     for variant in comparison.variants:
         cells = "".join(_cell(comparison, variant.name, metric) for metric in metrics)
@@ -129,7 +130,7 @@ def _complete(comparison: Comparison, metrics: Sequence[str]) -> str:
     rows = []
     for metric in metrics:
         cells = "".join(_cell(comparison, variant.name, metric, complete=True) for variant in comparison.variants)
-        rows.append(f"<tr><th>{escape(titled(metric))}</th>{cells}</tr>")
+        rows.append(f"<tr><th>{escape(column(metric).title)}</th>{cells}</tr>")
     body = f"<tbody>{''.join(rows)}</tbody>"
     return f"{_warnings(comparison)}<table><thead><tr><th></th>{heads}</tr></thead>{body}</table>"
 
@@ -137,11 +138,11 @@ def _complete(comparison: Comparison, metrics: Sequence[str]) -> str:
 def _cell(comparison: Comparison, variant: str, metric: str, complete: bool = False) -> str:
     cell = comparison.cells[variant, metric]
     best = " best" if variant in comparison.best(metric) else ""
-    text = f'<span class="mean{best}">{number(metric, cell.mean)}</span>'
+    text = f'<span class="mean{best}">{column(metric).text(cell.mean)}</span>'
     difference = cell.difference
     if difference is not None and not math.isnan(difference.mean):
         more = relative(comparison, variant, metric) if complete else ""
-        moved = number(metric, difference.mean, True) + more + MARKS[difference.verdict]
+        moved = column(metric).text(difference.mean, True) + more + MARKS[difference.verdict]
         text += f'<span class="difference {difference.verdict}"><b>{moved}</b></span>'
         text += f'<span class="difference">{interval(metric, difference.low, difference.high)}</span>'
         if complete:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ouroboros3d.comparison.labels import number
 from ouroboros3d.comparison.outcome import Comparison
 from ouroboros3d.comparison.runs import Run
+from ouroboros3d.metrics.columns import column
 
 _TILE = 96  # pixels of a view in a strip, about
 _GAP = 2
@@ -46,7 +46,7 @@ def _decibels(comparison: Comparison, variant: str, uid: str, metric: str) -> st
     if metric not in comparison.metrics:
         return ""
     indices = comparison.uids.index(uid), list(comparison.metrics).index(metric)
-    return f"{number(metric, comparison.values[variant][0][indices])} dB"
+    return f"{column(metric).text(comparison.values[variant][0][indices])} dB"
 
 
 def _views(run: Run, uid: str, name: str) -> list[Image.Image]:
@@ -77,15 +77,15 @@ def _sheet(rows: Sequence[tuple[str, str, list[Image.Image]]], heads: Sequence[s
     width = left + len(heads) * (tile + _GAP)
     sheet = Image.new("RGB", (width, _HEAD + len(rows) * (tile + _GAP)), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for column, head in enumerate(heads):
-        draw.text((left + column * (tile + _GAP) + tile / 2, _HEAD / 2), head, _PALE, small, anchor="mm")
+    for place, head in enumerate(heads):
+        draw.text((left + place * (tile + _GAP) + tile / 2, _HEAD / 2), head, _PALE, small, anchor="mm")
     for row, (name, more, views) in enumerate(rows):
         top = _HEAD + row * (tile + _GAP)
         middle = top + tile / 2
         draw.text((8, middle - (9 if more else 0)), name, _INK, font, anchor="lm")
         draw.text((8, middle + 11), more, _PALE, small, anchor="lm")
-        for column, view in enumerate(views):
+        for place, view in enumerate(views):
             filter_ = Image.Resampling.NEAREST if tile >= view.height else Image.Resampling.LANCZOS
-            sheet.paste(view.resize((tile, tile), filter_), (left + column * (tile + _GAP), top))
+            sheet.paste(view.resize((tile, tile), filter_), (left + place * (tile + _GAP), top))
     draw.text((left + tile + 12, _HEAD + tile / 2), title, _PALE, small, anchor="lm")
     return sheet

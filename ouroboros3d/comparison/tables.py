@@ -12,15 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ouroboros3d.comparison.labels import grouped, headline, interval, label, number, probability, titled
+from ouroboros3d.comparison.labels import grouped, interval, probability
 from ouroboros3d.comparison.outcome import Comparison, Difference
 from ouroboros3d.comparison.runs import how_to_test, short
 from ouroboros3d.comparison.statistics import LEVEL
+from ouroboros3d.metrics.columns import column, headline
 
 MARKS = {"better": "▲", "worse": "▼", "undecided": "", "": ""}
 _COLOURS = {"better": "green", "worse": "red", "undecided": "dim", "": ""}
-# Ratios mean something for these; for decibels they do not.
-_RELATIVE = ("chamfer", "fscore", "coordinate_error", "seconds", "peak_memory_mib")
 
 
 def caption(comparison: Comparison) -> str:
@@ -76,7 +75,9 @@ def print_tables(comparison: Comparison, console: Console) -> None:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
         table.add_column("")
         for metric in metrics[start : start + size]:
-            table.add_column(titled(metric).replace(" (", "\n("), justify="right", vertical="bottom", no_wrap=True)
+            table.add_column(
+                column(metric).title.replace(" (", "\n("), justify="right", vertical="bottom", no_wrap=True
+            )
         for variant in comparison.variants:
             cells = [_terminal_cell(comparison, variant.name, metric) for metric in metrics[start : start + size]]
             table.add_row(Text(variant.name, style="bold"), *cells)
@@ -91,12 +92,12 @@ def print_tables(comparison: Comparison, console: Console) -> None:
 def _terminal_cell(comparison: Comparison, variant: str, metric: str) -> Text:
     cell = comparison.cells[variant, metric]
     best = variant in comparison.best(metric)
-    text = Text(f"{'*' if best else ''}{number(metric, cell.mean)}", style="bold" if best else "")
+    text = Text(f"{'*' if best else ''}{column(metric).text(cell.mean)}", style="bold" if best else "")
     if cell.difference is None:
         return text
     difference = cell.difference
     colour = _COLOURS[difference.verdict]
-    text.append(f" {number(metric, difference.mean, True)}{MARKS[difference.verdict]}", style=colour)
+    text.append(f" {column(metric).text(difference.mean, True)}{MARKS[difference.verdict]}", style=colour)
     return text.append(f"\n{interval(metric, difference.low, difference.high)}", style="dim")
 
 
@@ -109,7 +110,7 @@ def markdown_tables(comparison: Comparison, metrics: Sequence[str]) -> str:
     ]
     for metric in metrics:
         cells = [markdown_cell(comparison, variant.name, metric) for variant in comparison.variants]
-        lines.append(f"| {markdown_text(titled(metric))} | " + " | ".join(cells) + " |")
+        lines.append(f"| {markdown_text(column(metric).title)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -128,14 +129,14 @@ def markdown_code(text: str) -> str:
 def markdown_cell(comparison: Comparison, variant: str, metric: str) -> str:
     """Mean, difference, interval and p-value of one variant and metric."""
     cell = comparison.cells[variant, metric]
-    mean = number(metric, cell.mean)
+    mean = column(metric).text(cell.mean)
     text = f"**{mean}**" if variant in comparison.best(metric) else mean
     if cell.difference is None or math.isnan(cell.difference.mean):
         return text
     difference = cell.difference
     p = probabilities(difference)
     parts = [
-        number(metric, difference.mean, True) + relative(comparison, variant, metric) + MARKS[difference.verdict],
+        column(metric).text(difference.mean, True) + relative(comparison, variant, metric) + MARKS[difference.verdict],
         interval(metric, difference.low, difference.high),
         *([p] if p else []),
     ]
@@ -152,7 +153,7 @@ def probabilities(difference: Difference) -> str:
 def relative(comparison: Comparison, variant: str, metric: str) -> str:
     """The difference in percent of the baseline, where a ratio means something."""
     difference = comparison.cells[variant, metric].difference
-    if difference is None or not metric.startswith(_RELATIVE) or not difference.baseline:
+    if difference is None or not column(metric).ratio or not difference.baseline:
         return ""
     return f" ({difference.mean / difference.baseline:+.1%})"
 
@@ -201,7 +202,15 @@ def csv_text(comparison: Comparison) -> str:
     for variant in comparison.variants:
         for metric in comparison.metrics:
             cell = comparison.cells[variant.name, metric]
-            row = [variant.name, metric, label(metric), cell.objects, cell.seeds, cell.mean, comparison.baseline.name]
+            row = [
+                variant.name,
+                metric,
+                column(metric).label,
+                cell.objects,
+                cell.seeds,
+                cell.mean,
+                comparison.baseline.name,
+            ]
             d = cell.difference
             row += [d.trainings, d.pairs, d.missing, d.baseline] if d else [""] * 4
             row += [d.mean, d.low, d.high, d.p, d.corrected, d.verdict] if d else [""] * 6

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ouroboros3d.comparison.labels import headline, titled
 from ouroboros3d.configurations import parse_yaml, read_configuration
 from ouroboros3d.export.pipeline import OuroborosPipeline
 from ouroboros3d.files import git_commit, sha256_of
 from ouroboros3d.lightning_modules.loaded import Loaded
+from ouroboros3d.metrics.columns import column, headline
 from ouroboros3d.weight_names import checkpoint_name
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -86,6 +86,7 @@ With the package `ouroboros3d` installed:
 
 ```python
 from ouroboros3d.export import OuroborosPipeline
+from ouroboros3d.metrics.columns import column, headline
 
 pipeline = OuroborosPipeline.from_pretrained(".")  # this folder, or its hub id
 output = pipeline("photo.png", elevation_deg=10)
@@ -199,7 +200,7 @@ def _results(run: Path, loaded: Loaded, sha256: str) -> str:
     if any(results.get(name) != value for name, value in tested.items()):
         return "This checkpoint was not tested, or not with these settings."
     metrics = [name for name in headline(results["mean"]) if name in results["mean"]]
-    rows = "\n".join(f"| {titled(name)} | {results['mean'][name]:.4g} |" for name in metrics)
+    rows = "\n".join(f"| {column(name).title} | {results['mean'][name]:.4g} |" for name in metrics)
     dataset = results["dataset"]
     trees = dataset if isinstance(dataset, list) else [dataset]
     names = " and ".join("the bundled objects" if tree == "bundled" else f"`{Path(tree).name}`" for tree in trees)

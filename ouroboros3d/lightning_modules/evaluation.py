@@ -1,22 +1,17 @@
 """What a test and a validation measure: every metric of a generation against the ground truth, by name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.gaussians import Gaussians
-from ouroboros3d.metrics.geometry import (
-    Alignment,
-    Chamfer,
-    FScore,
-    NormalConsistency,
-    VolumeIoU,
-    align,
-    surface_distances,
-)
-from ouroboros3d.metrics.images import LPIPS, PSNR, SSIM, CoordinateError, MaskIoU
-from ouroboros3d.metrics.per_object import PerObject
+from ouroboros3d.metrics.columns import Column, measured
+from ouroboros3d.metrics.geometry import Alignment, align, surface_distances
+from ouroboros3d.metrics.images import LPIPS
+from ouroboros3d.metrics.per_object import Compared, PerObject
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.rendering import Rendering
 from ouroboros3d.renderers.surface_fusion import carve, depth_maps, fuse_depth, inspection_cameras
@@ -66,7 +61,7 @@ class Evaluator(nn.Module):
 
     `mv_*` are the generated views (without the input view), `render_*` the Gaussians rendered at the same cameras,
     `novel_*` at the novel cameras; `*_foreground` counts only pixels of the object; `gap_*` compares generated views
-    with their own reconstruction's renders.
+    with their own reconstruction's renders. Which there are is said in `ouroboros3d/metrics/columns.py`.
 
     Args:
         settings: how geometry is compared.
@@ -75,30 +70,26 @@ class Evaluator(nn.Module):
     def __init__(self, settings: EvaluationSettings) -> None:
         super().__init__()
         self.settings = settings
+        self._columns: list[Column] = []
         self.metrics: dict[str, PerObject] = {}
-        for what in ("mv", "render", "novel"):
-            for suffix, foreground in (("", False), ("_foreground", True)):
-                self.metrics[f"{what}_psnr{suffix}"] = PSNR(foreground)
-                self.metrics[f"{what}_ssim{suffix}"] = SSIM(foreground)
-        self.metrics |= {"gap_psnr": PSNR(), "gap_ssim": SSIM()}
-        self.metrics |= {"render_mask_iou": MaskIoU(), "novel_mask_iou": MaskIoU()}
-        self._geometry: dict[str, PerObject] = {"chamfer": Chamfer(), "normal_consistency": NormalConsistency()}
-        self._geometry |= {f"fscore@{threshold:g}": FScore(threshold) for threshold in settings.fscore_thresholds}
-        self._coordinates, self._volume = CoordinateError(), VolumeIoU()
+        for column in measured(settings.fscore_thresholds, settings.alignment != "none"):
+            if column.metric is not None and column.metric is not LPIPS:
+                self._columns.append(column)
+                self.metrics[column.name] = column.metric(**column.options)
         # Lightning logs a metric object only where it finds it among the modules; a name may hold a dot, a key may not.
         self.registered = nn.ModuleList(self.metrics.values())
 
     def use_lpips(self, network: nn.Module) -> None:
         """Measure LPIPS too, from now on, with a loaded network."""
-        for what in ("mv", "render", "novel"):
-            for suffix, foreground in (("", False), ("_foreground", True)):
-                self.metrics[f"{what}_lpips{suffix}"] = LPIPS(network, foreground)
-        self.metrics["gap_lpips"] = LPIPS(network)
+        for column in measured((), aligned=False):
+            if column.metric is LPIPS and column.name not in self.metrics:
+                self._columns.append(column)
+                self.metrics[column.name] = LPIPS(network, **column.options)
 
     @property
     def measures_lpips(self) -> bool:
         """Whether `use_lpips` was called."""
-        return "gap_lpips" in self.metrics
+        return any(column.metric is LPIPS for column in self._columns)
 
     def images(self, batch: MultiviewBatch, views_01: Tensor, rendering: Rendering) -> dict[str, Tensor]:
         """Values [B] by name of generated views and renders.
@@ -111,20 +102,16 @@ class Evaluator(nn.Module):
         count = batch.cameras.shape[1]
         renders, alpha = rendering.colour.clamp(0, 1), rendering.alpha
         mask, novel_mask = batch.alpha[:, 1:] > 0.5, batch.target_alpha > 0.5
-        pairs = {
-            "mv": (views_01[:, 1:], batch.images_01[:, 1:], mask),
-            "render": (renders[:, 1:count], batch.images_01[:, 1:], mask),
-            "novel": (renders[:, count:], batch.target_images_01, novel_mask),
-            "gap": (views_01, renders[:, :count], None),
-        }
-        values = {
-            name: metric.values(*pairs[name.split("_")[0]])
-            for name, metric in self.metrics.items()
-            if not isinstance(metric, MaskIoU)
-        }
-        values["render_mask_iou"] = self.metrics["render_mask_iou"].values(alpha[:, 1:count], batch.alpha[:, 1:])
-        values["novel_mask_iou"] = self.metrics["novel_mask_iou"].values(alpha[:, count:], batch.target_alpha)
-        return values
+        return self._values(
+            {
+                ("images", "mv"): (views_01[:, 1:], batch.images_01[:, 1:], mask),
+                ("images", "render"): (renders[:, 1:count], batch.images_01[:, 1:], mask),
+                ("images", "novel"): (renders[:, count:], batch.target_images_01, novel_mask),
+                ("images", "gap"): (views_01, renders[:, :count]),
+                ("masks", "render"): (alpha[:, 1:count], batch.alpha[:, 1:]),
+                ("masks", "novel"): (alpha[:, count:], batch.target_alpha),
+            }
+        )
 
     def geometry(
         self, batch: MultiviewBatch, gaussians: Gaussians, rendering: Rendering, renderer: GaussianRenderer
@@ -149,17 +136,16 @@ class Evaluator(nn.Module):
             gaussians.transform(batch.object_from_batch), renderer, cameras, settings.depth_size, settings.depth_size
         )
         found = fuse_depth(depth, cameras, truth.points.shape[1], _SEED)
-        values: dict[str, Tensor] = {}
         matrix = None
+        given: dict[tuple[Compared, str], tuple[Any, ...]] = {}
         distances = surface_distances(found, truth)
         if settings.alignment != "none":
-            values["chamfer_unaligned"] = self._geometry["chamfer"].values(distances)
+            given["surfaces", "unaligned"] = (distances,)
             found, matrix = align(found, truth, settings.alignment, settings.yaw_step_deg, settings.align_scale)
             distances = surface_distances(found, truth)
-        values |= {name: metric.values(distances) for name, metric in self._geometry.items()}
-        solid = carve(depth, cameras, batch.occupancy.shape[-1])
-        values["volume_iou"] = self._volume.values(solid, batch.occupancy)
-        return values | self.coordinates(batch, rendering), matrix
+        given["surfaces", "object"] = (distances,)
+        given["solids", "object"] = (carve(depth, cameras, batch.occupancy.shape[-1]), batch.occupancy)
+        return self._values(given) | self.coordinates(batch, rendering), matrix
 
     def coordinates(self, batch: MultiviewBatch, rendering: Rendering) -> dict[str, Tensor]:
         """The surface points that renders show against the true ones, which need no more than the depth of the views.
@@ -174,4 +160,12 @@ class Evaluator(nn.Module):
         assert batch.coordinates is not None
         views = batch.cameras.shape[1]
         found, alpha = rendering.coordinates[:, :views], rendering.alpha[:, :views]
-        return {"coordinate_error": self._coordinates.values(found, alpha, batch.coordinates, batch.alpha)}
+        return self._values({("coordinates", "object"): (found, alpha, batch.coordinates, batch.alpha)})
+
+    def _values(self, given: Mapping[tuple[Compared, str], tuple[Any, ...]]) -> dict[str, Tensor]:
+        """Values [B] by name of all columns whose metric compares what is given."""
+        return {
+            column.name: self.metrics[column.name].values(*given[column.metric.compares, column.of])
+            for column in self._columns
+            if column.metric is not None and (column.metric.compares, column.of) in given
+        }

@@ -98,6 +98,7 @@ def align(
 class Chamfer(PerObject):
     """Half the sum of both mean distances to the nearest point, not squared (`unsquared_mean`), scene units."""
 
+    compares = "surfaces"
     higher_is_better = False
 
     def values(self, distances: SurfaceDistances) -> Tensor:
@@ -115,6 +116,7 @@ class FScore(PerObject):
         ValueError: a threshold that is not positive.
     """
 
+    compares = "surfaces"
     higher_is_better = True
 
     def __init__(self, threshold: float) -> None:
@@ -134,6 +136,7 @@ class FScore(PerObject):
 class VolumeIoU(PerObject):
     """Intersection over union of solid cells; NaN where neither has any."""
 
+    compares = "solids"
     higher_is_better = True
 
     def values(self, occupancy: Tensor, target_occupancy: Tensor) -> Tensor:
@@ -146,6 +149,7 @@ class VolumeIoU(PerObject):
 class NormalConsistency(PerObject):
     """|cosine| between the normals of nearest points, mean over the points of each surface, then over both."""
 
+    compares = "surfaces"
     higher_is_better = True
 
     def values(self, distances: SurfaceDistances) -> Tensor:

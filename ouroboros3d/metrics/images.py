@@ -146,6 +146,8 @@ class _ImageMetric(PerObject):
         foreground: only pixels of the mask count.
     """
 
+    compares = "images"
+
     def __init__(self, foreground: bool = False) -> None:
         super().__init__()
         self.foreground = foreground
@@ -229,6 +231,7 @@ class LPIPS(_ImageMetric):
 class MaskIoU(PerObject):
     """Intersection over union of where two alphas are above 0.5; views where both are empty do not count."""
 
+    compares = "masks"
     higher_is_better = True
 
     def values(self, alpha: Tensor, target_alpha: Tensor) -> Tensor:
@@ -240,6 +243,7 @@ class MaskIoU(PerObject):
 class CoordinateError(PerObject):
     """Mean distance between two maps of surface points, where both show a surface."""
 
+    compares = "coordinates"
     higher_is_better = False
 
     def values(self, coordinates: Tensor, alpha: Tensor, target_coordinates: Tensor, target_alpha: Tensor) -> Tensor:

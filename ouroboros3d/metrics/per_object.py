@@ -1,20 +1,26 @@
 """The mean over objects of one value an object, whichever process holds the object."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+Compared = Literal["images", "masks", "surfaces", "solids", "coordinates"]
+"""What a metric compares: colours, alphas, surfaces (their distances), solid cells, or maps of surface points."""
+
 
 class PerObject(Metric):
     """Mean of one value an object; a NaN is a missing value and is not counted.
+
+    A class says in `higher_is_better` which way it gets better, and in `compares` what its `values` take.
 
     What the processes share is a sum and a count, so unequal numbers of objects give the mean that one process would.
     Both are in float64: the mean of a few thousand objects does not depend on their order in the digits reported.
     """
 
+    compares: ClassVar[Compared]
     is_differentiable = False
     full_state_update = False
     total: Tensor

@@ -21,7 +21,7 @@ from ouroboros3d.cli import main
 from ouroboros3d.datamodules.selection import BUNDLED
 from ouroboros3d.datamodules.splits import split_of
 from ouroboros3d.gaussians import load_ply
-from ouroboros3d.metrics.directions import higher_is_better
+from ouroboros3d.metrics import columns
 
 ROOT = Path(__file__).parents[2]
 TINY = f"--config={ROOT / 'tests' / 'tiny.yaml'}"
@@ -112,7 +112,7 @@ def test_every_field_of_a_result_row_is_there(run: Path) -> None:
     )
     assert results["mean"]["nfe"] == 10
     assert len(results["git_commit"]) == 40
-    known = [name for name in results["mean"] if higher_is_better(name) is not None]
+    known = [name for name in results["mean"] if columns.column(name).higher_is_better is not None]
     assert {"novel_psnr", "chamfer", "fscore@0.05", "seconds"} <= set(known)
 
 
@@ -212,20 +212,23 @@ def test_a_missing_value_counts_in_no_mean_and_is_empty() -> None:
 def test_the_table_fits_a_terminal() -> None:
     from rich.console import Console
 
-    means = {
-        f"{what}_{name}": 12.345 for what in ("mv", "render", "novel") for name in ("psnr", "psnr_foreground", "ssim")
-    }
+    kinds = [f"{kind}{part}" for kind in ("psnr", "ssim", "lpips") for part in ("", "_foreground")]
+    means = {f"{what}_{name}": 12.345 for what in ("mv", "render", "novel") for name in kinds}
+    means["novel_mask_iou"] = 0.5
     means |= {"constant_psnr_foreground": 12.0, "chamfer": 0.1, "normal_consistency": 0.5, "fscore@0.02": 0.25}
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(results_table("Staged", means, 8, 1, "test"))
     text = console.export_text()
-    assert "12.345" in text
+    assert "12.35" in text  # decibels
+    assert "12.345" in text  # SSIM
     assert "mean over 8 test objects, 1 failed" in text
-    assert "F-score within 0.02: 0.250" in text
+    assert "Chamfer 0.1000, normal consistency 0.500, F-score@0.02 0.250" in " ".join(text.split())
+    assert "best constant image, PSNR fg 12.00 dB" in " ".join(text.split())
     assert "…" not in text
-    assert "LPIPS" not in text  # nothing was measured: no column of dashes
-    console.print(results_table("Staged", means | {"mv_lpips": 0.5}, 8, 1, "test"))
-    assert "LPIPS" in console.export_text()
+    first = [line.split()[1] for line in text.splitlines() if len(line.split()) > 2]
+    assert [name for name in first if name in ("views", "renders", "novel")] == ["views", "renders", "novel"]
+    console.print(results_table("Staged", {"mv_psnr": 1.0}, 8, 1, "test"))
+    assert "LPIPS" not in console.export_text()  # nothing was measured: no column of dashes
 
 
 def test_a_failed_object_is_a_row(here: Path, tmp_path: Path) -> None:
