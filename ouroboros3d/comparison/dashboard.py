@@ -59,7 +59,7 @@ def write_dashboard(comparison: Comparison, folder: Path, strips: Mapping[str, M
         notes = "\n".join(f"- {markdown_text(note)}" for note in comparison.notes)
         tables = {"Headline": metrics, **grouped(comparison.metrics)}
         for place, (name, members) in enumerate(tables.items()):  # shown in the order of their names
-            text = [f"{caption(comparison)}. Bold: best mean.", markdown_tables(comparison, members)]
+            text = [f"{markdown_text(caption(comparison))}. Bold: best mean.", markdown_tables(comparison, members)]
             writer.add_text(f"tables/{place} {name}", "\n\n".join([*text, explanation(comparison), notes]))
 
 

@@ -115,13 +115,15 @@ def markdown_tables(comparison: Comparison, metrics: Sequence[str]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text as it reads in Markdown, also in a table: no tag, link, column or line of its own."""
-    text = html.escape(" ".join(text.splitlines()), quote=False)
-    return text.replace("|", r"\|").replace("](", r"]\(")
+    """Text as it reads in Markdown, also in a table: no tag, link, emphasis, formula, column or line of its own."""
+    escaped = html.escape(re.sub(r"\s+", " ", text), quote=False)
+    # An underscore inside a word emphasises nothing.
+    escaped = re.sub(r"[\\`*\[\]|]|(?<![^\W_])_|_(?![^\W_])|^[#+-]", r"\\\g<0>", escaped)
+    return escaped.replace("~", "&#126;").replace("$", "&#36;")  # not every Markdown takes a backslash before these
 
 
 def markdown_code(text: str) -> str:
-    """A block of commands; names in them may hold what ends a shorter fence."""
+    """A block of commands, behind a fence that no run of backticks in it ends."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}bash\n{text}\n{fence}"
 

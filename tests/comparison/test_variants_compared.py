@@ -2,14 +2,18 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from rich.markdown import Markdown
 from run_writer import UIDS, write_run
 
 from ouroboros3d.comparison.figures import scatter
+from ouroboros3d.comparison.labels import grouped
 from ouroboros3d.comparison.outcome import Comparison, compare
 from ouroboros3d.comparison.runs import read_run
 from ouroboros3d.comparison.tables import explanation, markdown
@@ -347,22 +351,28 @@ def test_a_lonely_run_says_why_the_others_are_left_out(tmp_path):
 
 
 def test_hostile_names_are_text_in_markdown_and_figures(tmp_path):
-    names = ["staged", "a|b", "$x^$", "_under"]
+    names = ["staged", "a|b", "$x^$", "_under", "[l](u)", "*e*", "`c`", "~~s~~", "<i>", "&lt;", "#h", "a\nb", r"c\d"]
     evil = "<img src=x onerror=alert(1)>|[a](b)"
     scores = {name: {"mv_psnr": [12.0 + i] * 8} for i, name in enumerate(names)}
     folders = [write_run(tmp_path / name / "version_0", scores[name], **{evil: evil}) for name in names]
-    fence = "a\n```\n<script>"
-    comparison = replace(result(folders), notes=["<b> | x"], command=fence)
-    text = markdown(comparison)
-    assert r"| &lt;img src=x onerror=alert(1)&gt;\|[a]\(b) | &lt;img src=x onerror=alert(1)&gt;\|[a]\(b) |" in text
-    assert f"````bash\n{fence}\n````" in text
-    header = next(line for line in text.splitlines() if line.startswith("| | staged"))
-    assert header.replace(r"\|", "").count("|") == 6
-    assert "<b>" not in text
+    comparison = replace(result(folders), notes=["<b> | x"], command="compare '```\n# no heading'")
+    tokens = Markdown(markdown(comparison)).parsed
+    plain = [" ".join(name.split()) for name in names]
+    # As they are, and nothing else: no tag, no link, no further column.
+    heads = [_words(token) for before, token in pairwise(tokens) if before.type == "th_open"]
+    assert heads[: 1 + len(names)] == ["", *plain]
+    assert heads.count(plain[1]) == 1 + len(grouped(comparison.metrics)) + 1  # headline, groups, protocol
+    assert _words(tokens[1]) == f"Comparison of {', '.join(plain)}"
+    assert any(_words(token) == "<b> | x" for token in tokens if token.type == "inline")
+    assert [_words(token) for token in tokens if token.type == "inline"].count(evil) == 2  # a field and its value
+    assert {token.type for token in tokens} & {"html_block", "html_inline"} == set()
+    commands = [token.content for token in tokens if token.type == "fence"]
+    assert commands[0] == comparison.command + "\n"
+    assert len(commands) == 2
     figure = scatter(comparison, ["mv_psnr"])
     FigureCanvasAgg(figure).draw()
     shown = [entry.get_text() for entry in figure.axes[0].get_legend().get_texts()]
-    assert [label.strip().split(":")[0] for label in shown] == ["a|b", r"\$x^\$", "_under"]
+    assert [label.strip().split(":")[0] for label in shown][:3] == ["a|b", r"\$x^\$", "_under"]
 
 
 def test_an_object_is_called_by_the_name_that_any_run_knows(tmp_path):
@@ -370,3 +380,8 @@ def test_an_object_is_called_by_the_name_that_any_run_knows(tmp_path):
     named = write_run(tmp_path / "recursive" / "version_0", {"mv_psnr": BASE}, titles={UIDS[0]: "dresser"})
     comparison = result([before, named])
     assert [comparison.title(uid) for uid in UIDS[:2]] == [f"dresser, {UIDS[0]}", UIDS[1]]
+
+
+def _words(token: Any) -> str:
+    """What a reader sees of a token of Markdown."""
+    return "".join(child.content for child in token.children)
