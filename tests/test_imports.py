@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "files": set(),
     "configurations": set(),
     "weight_names": set(),
-    "html_page": set(),
+    "reports": set(),
     "training_record": {"configurations"},
     "surface": {"cameras"},
     "batch": {"cameras", "gaussians", "surface"},
@@ -39,15 +39,15 @@ MAY_IMPORT = {
     "datamodules": CORE | {"renderers"},
     "metrics": CORE | {"renderers"},
     "lightning_modules": CORE | {"diffusion", "networks", "renderers", "metrics"},
-    "comparison": CORE | {"metrics", "html_page", "training_record"},
+    "comparison": CORE | {"metrics", "reports", "training_record"},
     "callbacks": CORE | {"diffusion", "networks", "renderers", "metrics", "lightning_modules"},
     "ablation": {"files", "configurations"},
-    "inspection": CORE | {"datamodules", "html_page"},
+    "inspection": CORE | {"datamodules", "reports"},
     "export": CORE | {"callbacks", "datamodules", "lightning_modules", "metrics", "networks", "renderers"},
     "commands": CORE
     | {
         *("ablation", "callbacks", "comparison", "datamodules", "export", "inspection"),
-        *("lightning_modules", "metrics", "networks", "training_record"),
+        *("lightning_modules", "metrics", "networks", "reports", "training_record"),
     },
 }
 # Where a third-party library may be imported; None = anywhere but below.

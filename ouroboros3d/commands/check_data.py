@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -75,7 +76,7 @@ def _run(options: argparse.Namespace) -> list[Finding]:
         trial = try_assets(assets, options.workers, timeout_s=120)
         broken, doubtful = trial.broken, trial.left_out(len(assets))
         findings, facts = mesh_findings(assets, trial), mesh_facts(assets)
-        html = page(title, findings, facts, [])
+        html = page(title, findings, facts, {})
     else:
         sample = len(tree.uids) if options.all else options.objects
         with Progress(*columns, console=console) as progress:
@@ -141,21 +142,23 @@ def _differ(count: int, total: int, where: str) -> str:
     return f" (differs {where} in {count} of {total})" if count else ""
 
 
-def _plots(check: Check) -> list[str]:
+def _plots(check: Check) -> dict[str, Figure]:
+    """By their captions."""
     cameras = check.statistics
     if not cameras.radius:
-        return []
-    plots = [
-        camera_map(cameras.azimuth_deg, cameras.elevation_deg),
-        histogram(cameras.radius, "Radius in scene units"),
-        histogram(cameras.elevation_deg, "Elevation", "°"),
-        histogram(cameras.fov_deg, "Field of view", "°"),
-    ]
+        return {}
+    shown: dict[str, tuple[Sequence[float], str]] = {
+        "Radius in scene units": (cameras.radius, ""),
+        "Elevation": (cameras.elevation_deg, "°"),
+        "Field of view": (cameras.fov_deg, "°"),
+    }
     if check.misfits:
         capped = [min(value, 20.0) for value in check.misfits.values()]
-        plots.append(histogram(capped, "Misfit of the tested objects, up to 20", " px"))
-        plots.append(histogram(list(check.extents.values()) or [0.0], "Longest edge of the objects' hulls"))
-    return plots
+        shown["Misfit of the tested objects, up to 20"] = (capped, " px")
+        shown["Longest edge of the objects' hulls"] = (list(check.extents.values()) or [0.0], "")
+    where = camera_map(cameras.azimuth_deg, cameras.elevation_deg)
+    plots = {f"{caption}, {len(values)}": histogram(values, unit) for caption, (values, unit) in shown.items()}
+    return {"Where the cameras stand, elevation over azimuth": where, **plots}
 
 
 def _pictures(tree: PosedReader, check: Check, progress: Progress) -> list[Pictured]:

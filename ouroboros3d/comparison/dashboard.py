@@ -19,6 +19,7 @@ from ouroboros3d.comparison.runs import Run
 from ouroboros3d.comparison.tables import caption, explanation, markdown_tables, markdown_text
 from ouroboros3d.comparison.variants import Variant
 from ouroboros3d.metrics.columns import column, headline
+from ouroboros3d.reports.plots import to_image
 
 OVERVIEW = "overview"
 # TensorBoard keeps ten steps of a tag, and draws a canvas a card of which a browser allows sixteen: so a variant's
@@ -51,8 +52,8 @@ def write_dashboard(comparison: Comparison, folder: Path, strips: Mapping[str, M
         metrics = headline(comparison.metrics)
         for metric in metrics:
             differences, objects = figures.differences(comparison, [metric]), figures.scatter(comparison, [metric])
-            _write_picture(writer, f"differences/{metric}", figures.to_image(differences))
-            _write_picture(writer, f"objects/{metric}", figures.to_image(objects))
+            _write_picture(writer, f"differences/{metric}", to_image(differences))
+            _write_picture(writer, f"objects/{metric}", to_image(objects))
         for uid, pictures in strips.items():
             for kind, picture in pictures.items():
                 _write_picture(writer, f"{kind}/{comparison.title(uid)}", picture)

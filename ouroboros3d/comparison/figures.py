@@ -1,26 +1,21 @@
 """Figures of a comparison: differences with intervals, objects one by one, and curves over the denoising steps."""
 
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image
 
 from ouroboros3d.comparison.outcome import Comparison
 from ouroboros3d.metrics.columns import column
+from ouroboros3d.reports.plots import INK, plain
 
 # Okabe and Ito's colours, told apart by all kinds of eyes, less the yellow that white swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6BB1", "#7F7F7F")
 _VERDICTS = {"better": "#009E73", "worse": "#D55E00", "undecided": "#8E9299", "": "#8E9299"}
-_INK = "#3a3b3c"  # text and axes; the page turns it into its own text colour
 _CURVES = {
     "estimate_psnr_foreground": "estimate against truth, PSNR fg (dB)",
     "render_psnr_foreground": "its renders against truth, PSNR fg (dB)",
@@ -44,11 +39,11 @@ def differences(comparison: Comparison, metrics: Sequence[str]) -> Figure:
             if (d := cell.difference) is None or math.isnan(d.mean):
                 continue
             axes.barh(row, d.mean, 0.62, color=_VERDICTS[d.verdict], alpha=0.75)
-            axes.plot([d.low, d.high], [row, row], color=_INK, linewidth=1.6, solid_capstyle="butt")
-            axes.plot([d.low, d.high], [row, row], "|", color=_INK, markersize=7, markeredgewidth=1.6)
+            axes.plot([d.low, d.high], [row, row], color=INK, linewidth=1.6, solid_capstyle="butt")
+            axes.plot([d.low, d.high], [row, row], "|", color=INK, markersize=7, markeredgewidth=1.6)
         baseline = comparison.cells[comparison.baseline.name, metric].mean
-        _plain(axes, f"{column(metric).title}\n{_text(comparison.baseline.name)} {column(metric).text(baseline)}")
-        axes.axvline(0, color=_INK, linewidth=0.8)
+        plain(axes, f"{column(metric).title}\n{_text(comparison.baseline.name)} {column(metric).text(baseline)}")
+        axes.axvline(0, color=INK, linewidth=0.8)
         names = [_text(variant.name) for variant in others] if index % columns == 0 else ["" for _ in others]
         axes.set_yticks(range(len(others)), names)
         axes.set_ylim(len(others) - 0.5, -0.5)
@@ -63,7 +58,7 @@ def differences(comparison: Comparison, metrics: Sequence[str]) -> Figure:
                 textcoords="offset points",
                 va="center",
                 fontsize=8,
-                color=_INK,
+                color=INK,
                 annotation_clip=False,
             )
     return figure
@@ -92,15 +87,15 @@ def scatter(comparison: Comparison, metrics: Sequence[str]) -> Figure:
         ends = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
         if upward is not None:
             axes.fill_between(ends, ends, ends[1] if upward else ends[0], color=_VERDICTS["better"], alpha=0.10, lw=0)
-        axes.plot(ends, ends, color=_INK, linewidth=0.8)
-        _plain(axes, column(metric).title)
+        axes.plot(ends, ends, color=INK, linewidth=0.8)
+        plain(axes, column(metric).title)
         axes.set(xlim=ends, ylim=ends, aspect="equal")
-        axes.set_xlabel(_text(comparison.baseline.name), color=_INK, fontsize=9)
+        axes.set_xlabel(_text(comparison.baseline.name), color=INK, fontsize=9)
         axes.locator_params(nbins=5)
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "handletextpad": 0.1}
         title = "" if upward is None else "better on"
-        legend = axes.legend(frameon=False, fontsize=8, labelcolor=_INK, labelspacing=0.3, title=title, **place)
-        legend.get_title().set(fontsize=8, color=_INK)
+        legend = axes.legend(frameon=False, fontsize=8, labelcolor=INK, labelspacing=0.3, title=title, **place)
+        legend.get_title().set(fontsize=8, color=INK)
     return figure
 
 
@@ -119,12 +114,12 @@ def step_curves(comparison: Comparison, curves: Mapping[str, Mapping[str, NDArra
         for variant, columns in curves.items():
             if name in columns:
                 axes.plot(columns[name], label=_text(variant), color=colours[variant], linewidth=1.6)
-        _plain(axes, title)
-        axes.set_xlabel("denoising step", color=_INK, fontsize=9)
+        plain(axes, title)
+        axes.set_xlabel("denoising step", color=INK, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(color=_INK, alpha=0.2, linewidth=0.5)
+        axes.grid(color=INK, alpha=0.2, linewidth=0.5)
     if shown:
-        grid[0].legend(frameon=False, fontsize=8, labelcolor=_INK)
+        grid[0].legend(frameon=False, fontsize=8, labelcolor=INK)
     return figure
 
 
@@ -136,34 +131,3 @@ def _text(name: str) -> str:
 def colours_of(comparison: Comparison) -> dict[str, str]:
     """A colour for each variant, the same in every figure."""
     return {v.name: COLOURS[index % len(COLOURS)] for index, v in enumerate(comparison.variants)}
-
-
-def to_image(figure: Figure) -> Image.Image:
-    """A figure drawn on white."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110, facecolor="white", bbox_inches="tight")
-    return Image.open(content).convert("RGB")
-
-
-def to_svg(figure: Figure) -> str:
-    """A figure as an SVG element without background, whose text and axes take the colour of the text around it."""
-    text = io.StringIO()
-    # Text stays text; ids that do not change let two pages of the same numbers be equal.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ouroboros3d"}):
-        figure.savefig(text, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
-    svg = text.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    # As wide as its place, and no wider than drawn: 4 pixels are 3 points.
-    pixels = float(re.search(r'width="([\d.]+)pt"', svg)[1]) * 4 / 3  # type: ignore[index] # matplotlib's own output
-    svg = re.sub(r'(width|height)="[\d.]+pt" ', "", svg, count=2)
-    return svg.replace("<svg ", f'<svg style="max-width: {pixels:.0f}px" role="img" ', 1).replace(_INK, "currentColor")
-
-
-def _plain(axes: Axes, title: str) -> None:
-    """The look of all panels."""
-    axes.set_title(title, fontsize=9.5, color=_INK)
-    axes.tick_params(colors=_INK, labelsize=8)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_INK)
-        spine.set_linewidth(0.8)

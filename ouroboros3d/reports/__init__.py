@@ -1,0 +1,1 @@
+"""What the pages of `compare` and `check-data` share: templates that escape by themselves, and plots."""
