@@ -5,6 +5,7 @@ Results of another split than the test objects are named after it, such as resul
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -16,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.callbacks.journal import Journal
@@ -23,6 +25,7 @@ from ouroboros3d.callbacks.pictures import comparison_sheet, strip, titles_of, t
 from ouroboros3d.callbacks.predictions import filter_comment
 from ouroboros3d.callbacks.protocol import VOLATILE, listed_data, protocol
 from ouroboros3d.callbacks.step_curves import StepCurves, mean_curves
+from ouroboros3d.cameras import Cameras
 from ouroboros3d.files import atomic_write, atomic_write_text, naming
 from ouroboros3d.gaussians import save_ply
 from ouroboros3d.lightning_modules.generation import Evaluation
@@ -118,6 +121,7 @@ class ResultsWriter(Callback):
             row: dict[str, Any] = {"uid": uid, "name": titles.get(uid)}
             if finite:  # renderers leave out what is not, so a render of it would look like a poor prediction
                 row |= {name: value[index].item() for name, value in outputs.values.items()}
+            row["input_azimuth_deg"] = azimuth_deg(batch.cameras[index, 0], batch.object_from_batch[index])
             if finite and outputs.alignment is not None:
                 row["alignment_matrix"] = outputs.alignment[index].flatten().tolist()
             row |= {**outputs.generation.cost, "batch_size": len(batch)}
@@ -263,6 +267,17 @@ def results_table(method: str, means: dict[str, float], objects: int, failed: in
         table.add_row(place, *(cells.get(head, "-") for head in heads))
     table.caption = ", ".join(below) + "; fg: pixels of the object alone"
     return table
+
+
+def azimuth_deg(camera: Cameras, object_from_batch: Tensor) -> float:
+    """From where a view is taken, in the object's frame: 0 from the front (+Z), 90 from its +X side, in (-180, 180].
+
+    Args:
+        camera: [] of the view, in the batch's frame.
+        object_from_batch: [4, 4] maps points of the batch's frame to the object's.
+    """
+    x, _, z = camera.transform(object_from_batch).centres.tolist()
+    return math.degrees(math.atan2(x, z))
 
 
 def _means(rows: Iterable[dict[str, Any]]) -> dict[str, float]:

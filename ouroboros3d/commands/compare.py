@@ -4,21 +4,28 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from ouroboros3d.commands.compare_options import parse
-from ouroboros3d.comparison import figures
 from ouroboros3d.comparison.dashboard import write_dashboard
+from ouroboros3d.comparison.figures import differences, scatter
 from ouroboros3d.comparison.folder import refuse_foreign, replaced
+from ouroboros3d.comparison.kinds import kinds
 from ouroboros3d.comparison.labels import grouped
 from ouroboros3d.comparison.outcome import Comparison, compare
 from ouroboros3d.comparison.page import page
+from ouroboros3d.comparison.steps import read_steps
 from ouroboros3d.comparison.strips import strip
 from ouroboros3d.comparison.tables import csv_text, markdown, print_tables
-from ouroboros3d.comparison.variants import check_comparable, choose, group
-from ouroboros3d.metrics.columns import COST, headline
+from ouroboros3d.comparison.variants import FIGURES, check_comparable, choose, group
+from ouroboros3d.comparison.where_and_why import STEP_CURVES, by_kinds, cost_of_gain, gains, step_curves
+from ouroboros3d.metrics.columns import COST, column, headline
+from ouroboros3d.reports.plots import to_svg
 
+_TOLD = ("novel_psnr_foreground", "mv_psnr_foreground")  # renders at novel cameras show views and 3D at once
 _PICTURED = 24  # objects; more would make a page that no browser opens gladly
 
 
@@ -62,26 +69,62 @@ def _write(comparison: Comparison, folder: Path) -> None:
         pictures = {kind: picture for kind in ("views", "renders") if (picture := strip(comparison, uid, kind))}
         if pictures:
             strips[uid] = pictures
-    metrics = headline(comparison.metrics)
-    curves = {v.name: columns for v in comparison.variants if (columns := v.first.curves())}
-    scattered = [members[0] for name, members in grouped(metrics).items() if name != COST] or metrics[:1]
-    drawn = {
-        "Mean paired difference from the baseline with its interval; at the right each variant's mean. Green is "
-        "better, orange is worse, grey is undecided.": figures.differences(comparison, metrics),
-        "One point an object, mean over seeds; the shaded half is better.": figures.scatter(comparison, scattered),
-    }
-    if curves:
-        steps = figures.step_curves(comparison, curves)
-        drawn["Quality at every denoising step, mean over objects, first seed."] = steps
     left = max(0, len(comparison.uids) - _PICTURED)
+    drawn = _figures(comparison)
+    vectors = {each.name: to_svg(each.figure) for each in drawn}
     texts = {
-        "comparison.html": page(comparison, drawn, strips, left),
-        "comparison.md": markdown(comparison),
+        "comparison.html": page(comparison, {each.caption: vectors[each.name] for each in drawn}, strips, left),
+        "comparison.md": markdown(comparison, {f"{FIGURES}/{each.name}.svg": each.caption for each in drawn}),
         "comparison.csv": csv_text(comparison),
+        **{f"{FIGURES}/{name}.svg": svg for name, svg in vectors.items()},
     }
+    (folder / FIGURES).mkdir()
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     write_dashboard(comparison, folder, strips)
+
+
+class _Drawn(NamedTuple):
+    """A figure, its name as a file, and what it shows."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+def _figures(comparison: Comparison) -> list[_Drawn]:
+    """All that the page shows, in its order."""
+    metrics = headline(comparison.metrics)
+    # Of every group that is no cost the first, and of these what is told by kinds and costs.
+    chosen = [members[0] for name, members in grouped(metrics).items() if name != COST] or metrics[:1]
+    told = next((metric for metric in _TOLD if metric in chosen), chosen[0])
+    title = column(told).title
+    drawn = [
+        _Drawn(
+            "differences",
+            "Mean paired difference from the baseline with its interval; at the right each variant's mean. Green is "
+            "better, orange is worse, grey is undecided.",
+            differences(comparison, metrics),
+        ),
+    ]
+    if any(name in (steps := read_steps(comparison)) for name in STEP_CURVES):
+        caption = "Which denoising steps change: quality at every step, and the difference from the baseline with its "
+        drawn.append(_Drawn("steps", f"{caption}interval.", step_curves(comparison, steps)))
+    caption = "Which objects gain: every object's difference, mean over seeds, sorted; the shaded side is better."
+    drawn.append(_Drawn("gains", caption, gains(comparison, chosen)))
+    caption = "One point an object, mean over seeds; the shaded half is better."
+    drawn.append(_Drawn("objects", caption, scatter(comparison, chosen)))
+    if found := kinds(comparison, told):
+        caption = (
+            f"Which kinds of objects gain: the difference in {title} for the third of the objects with the least of a "
+            "property, the middle one and the one with the most, with intervals. What is hard for the baseline gains "
+            "more by chance alone (regression to the mean)."
+        )
+        drawn.append(_Drawn("kinds", caption, by_kinds(comparison, told, found)))
+    if (costs := cost_of_gain(comparison, told)) is not None:
+        caption = f"What a gain costs: the difference in {title} over the cost of a generation."
+        drawn.append(_Drawn("costs", caption, costs))
+    return drawn
 
 
 def _command(options: argparse.Namespace, folders: Sequence[Path]) -> str:

@@ -116,6 +116,14 @@ class Comparison:
             return []
         return [name for name, mean in means.items() if mean == (max(known) if upward else min(known))]
 
+    def differences(self, variant: str, metric: str) -> NDArray[np.float64]:
+        """Paired differences from the baseline [T trainings, O], mean over sampling seeds; NaN where missing."""
+        other = next(one for one in self.variants if one.name == variant)
+        of_base, of_variant = paired_runs(self.baseline, other)
+        index = list(self.metrics).index(metric)
+        pairs = self.values[variant][of_variant] - self.values[self.baseline.name][of_base]
+        return over_trainings(pairs[:, :, index], paired_trainings(self.baseline, other))
+
     def per_object(self, variant: str, metric: str) -> NDArray[np.float64]:
         """A metric's values [O], mean over seeds; NaN where missing."""
         return mean_known(self.values[variant][:, :, list(self.metrics).index(metric)], 0)
@@ -149,7 +157,7 @@ def compare(
     chosen = names.index(baseline or ("staged" if "staged" in names else names[0]))
     ordered = [variants[chosen], *(variant for variant in variants if variant is not variants[chosen])]
     runs = [run for variant in ordered for run in variant.runs.values()]
-    metrics = [name for name in dict.fromkeys(name for run in runs for name in run.values) if name != "batch_size"]
+    metrics = [name for name in dict.fromkeys(name for run in runs for name in run.values) if column(name).group]
     uids = sorted({uid for run in runs for uid in run.uids})
     values = {v.name: np.stack([_table(run, uids, metrics) for run in v.runs.values()]) for v in ordered}
     base, *others = ordered

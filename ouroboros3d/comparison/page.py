@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.figure import Figure
+from markupsafe import Markup
 from PIL import Image
 
 from ouroboros3d.comparison.labels import grouped, interval
@@ -23,17 +23,16 @@ from ouroboros3d.comparison.tables import (
 )
 from ouroboros3d.metrics.columns import column, headline
 from ouroboros3d.reports import templates
-from ouroboros3d.reports.plots import to_svg
 
 
 def page(
-    comparison: Comparison, figures: Mapping[str, Figure], strips: Mapping[str, Mapping[str, Image.Image]], left: int
+    comparison: Comparison, figures: Mapping[str, Markup], strips: Mapping[str, Mapping[str, Image.Image]], left: int
 ) -> str:
     """The whole page.
 
     Args:
         comparison: what is shown.
-        figures: by what they show.
+        figures: SVG elements by what they show.
         strips: pictures by uid and kind.
         left: how many objects have no picture here because there are too many.
     """
@@ -54,7 +53,7 @@ def page(
         headline=[part for part in (shown[:half], shown[half:]) if part],
         groups={name: list(map(column, members)) for name, members in grouped(comparison.metrics).items()},
         cells={key: _cell(comparison, *key) for key in comparison.cells},
-        figures={text: to_svg(figure) for text, figure in figures.items()},
+        figures=figures,
         strips={
             uid: [{"kind": kind, "data": _data(picture), "width": picture.width} for kind, picture in pictures.items()]
             for uid, pictures in strips.items()

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ouroboros3d.comparison.statistics import mean_known
+
 # Fields of results.json that this package reads by name.
 _SUMMARY = ("objects", "failed", "mean")
 _NEEDED = (
@@ -65,8 +67,8 @@ class Run:
         """The folder of an object's pictures and Gaussians."""
         return self.folder / _named("objects", self.protocol["split"]) / uid
 
-    def curves(self) -> dict[str, NDArray[np.float64]]:
-        """Columns of steps.csv averaged over objects, each [steps], with `sigma`; none where there is no such file.
+    def steps(self) -> dict[str, NDArray[np.float64]]:
+        """Columns of steps.csv, each [n objects, steps] with NaN where missing; none where there is no such file.
 
         Raises:
             ValueError: the file is not what `test` writes.
@@ -75,13 +77,23 @@ class Run:
         if not path.is_file():
             return {}
         rows = _rows(path, ("uid", "step", "sigma"))
-        columns = [name for name in rows[0] if name not in ("uid", "step")]
-        table = {name: np.array([_number(path, row, name) for row in rows]) for name in columns}
-        steps = np.array([_number(path, row, "step") for row in rows])
-        return {
-            name: np.array([_mean(values[steps == step]) for step in np.unique(steps)])
-            for name, values in table.items()
-        }
+        places = {uid: index for index, uid in enumerate(self.uids)}
+        unknown = [row["uid"] for row in rows if row["uid"] not in places]
+        if unknown:
+            raise ValueError(f"{path}: expected objects of results.csv, got {unknown[0]}; test the run again.")
+        objects = [places[row["uid"]] for row in rows]
+        numbers = np.array([_number(path, row, "step") for row in rows])
+        steps = np.searchsorted(np.unique(numbers), numbers)
+        table = {}
+        for name in rows[0]:
+            if name not in ("uid", "step"):
+                table[name] = np.full((len(self.uids), steps.max() + 1), math.nan)
+                table[name][objects, steps] = [_number(path, row, name) for row in rows]
+        return table
+
+    def curves(self) -> dict[str, NDArray[np.float64]]:
+        """The same averaged over objects, each [steps]."""
+        return {name: mean_known(values, 0) for name, values in self.steps().items()}
 
 
 def results_path(folder: Path, split: str) -> Path:
@@ -211,8 +223,3 @@ def _number(path: Path, row: Mapping[str, str], name: str) -> float:
         raise ValueError(
             f"{path}: expected a number as {name} of object {row['uid']}, got {row[name]!r}; test the run again."
         ) from error
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan

@@ -26,8 +26,8 @@ def strip(comparison: Comparison, uid: str, kind: str) -> Image.Image | None:
     Raises:
         ValueError: a picture is damaged or not a row of square views.
     """
-    generated = {v.name: _views(v.first, uid, f"{kind}.png") for v in comparison.variants}
-    truth = next(filter(None, (_views(v.first, uid, "truth.png") for v in comparison.variants)), [])
+    generated = {v.name: views_of(v.first, uid, f"{kind}.png") for v in comparison.variants}
+    truth = next(filter(None, (views_of(v.first, uid, "truth.png") for v in comparison.variants)), [])
     count = max((len(views) for views in generated.values()), default=0)
     if not count:
         return None
@@ -36,7 +36,7 @@ def strip(comparison: Comparison, uid: str, kind: str) -> Image.Image | None:
         value = _decibels(comparison, variant.name, uid, _METRIC[kind])
         rows.append((variant.name, value if generated[variant.name] else "no pictures", generated[variant.name]))
     rows.append(("ground truth", "", truth[:count]))
-    given = len(_views(comparison.baseline.first, uid, "views.png")) or count
+    given = len(views_of(comparison.baseline.first, uid, "views.png")) or count
     heads = [f"view {index + 1}" if index < given else f"novel {index - given + 1}" for index in range(count)]
     return _sheet(rows, heads, comparison.title(uid))
 
@@ -49,8 +49,17 @@ def _decibels(comparison: Comparison, variant: str, uid: str, metric: str) -> st
     return f"{column(metric).text(comparison.values[variant][0][indices])} dB"
 
 
-def _views(run: Run, uid: str, name: str) -> list[Image.Image]:
-    """The views of a picture of views side by side; none where the run has no such picture."""
+def views_of(run: Run, uid: str, name: str) -> list[Image.Image]:
+    """The views of an object's picture of views side by side; none where the run has no such picture.
+
+    Args:
+        run: that has the picture.
+        uid: of the object.
+        name: of the picture, such as truth.png.
+
+    Raises:
+        ValueError: it is damaged, or not a row of square views.
+    """
     path = run.pictures(uid) / name
     if uid in run.failures or not path.is_file():
         return []

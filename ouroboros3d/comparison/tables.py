@@ -5,7 +5,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -160,8 +160,13 @@ def relative(comparison: Comparison, variant: str, metric: str) -> str:
     return f" ({difference.mean / difference.baseline:+.1%})"
 
 
-def markdown(comparison: Comparison) -> str:
-    """The whole of comparison.md."""
+def markdown(comparison: Comparison, figures: Mapping[str, str]) -> str:
+    """The whole of comparison.md.
+
+    Args:
+        comparison: what is shown.
+        figures: captions by the path of the picture.
+    """
     shared, differing = protocols(comparison)
     names = [markdown_text(variant.name) for variant in comparison.variants]
     parts = [f"# Comparison of {', '.join(names)}", f"{markdown_text(caption(comparison))}. Bold: best mean."]
@@ -170,6 +175,8 @@ def markdown(comparison: Comparison) -> str:
     parts += ["## Commands", markdown_code(comparison.command), "The runs, tested by:"]
     tests = [how_to_test(run.folder, comparison.split) for v in comparison.variants for run in v.runs.values()]
     parts += [markdown_code("\n".join(tests))]
+    if figures:
+        parts += ["## Figures", *(f"{markdown_text(text)}\n\n![]({path})" for path, text in figures.items())]
     for name, metrics in grouped(comparison.metrics).items():
         parts += [f"## {markdown_text(name)}", markdown_tables(comparison, metrics)]
     parts += ["## Protocol", "What the variants differ in:"]

@@ -17,7 +17,8 @@ _WEIGHTS = {"checkpoint", "checkpoint_sha256", "training_steps", *TRAINING}
 _PLACE = {"git_commit", "package_versions", "device", "world_size"}
 _ABLATED = {"method", "projection_steps", "feedback_steps", "blend", "feedback_maps", "published_switches"}
 _SEEDS = {"seed", "training_seed"}
-_RESERVED = {"overview", "comparison.html", "comparison.md", "comparison.csv"}  # in the folder of a comparison
+FIGURES = "figures"
+_RESERVED = {"overview", FIGURES, "comparison.html", "comparison.md", "comparison.csv"}  # in a comparison's folder
 _OF_OBJECTS = {"split_sha256", "data_sha256"}  # hashes of all objects, which differ where one object does
 _FREE = _IDENTITY | _WEIGHTS | _PLACE | _ABLATED | _SEEDS
 # Keys of a run's config.yaml that say where and with which seed, and nothing of what was run.

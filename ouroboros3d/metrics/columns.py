@@ -28,7 +28,7 @@ class Column:
         of: what the metric is given, together with what its class compares: generated views (`mv`), renders at their
             cameras or at novel ones, generated views and their own renders (`gap`), or the whole object.
         label: how readers call it.
-        group: the table that it stands in, one of `GROUPS`.
+        group: the table that it stands in, one of `GROUPS`; empty for what is the same whatever is compared.
         unit: of its values, empty without one.
         digits: after the decimal point.
         options: of the metric's class; LPIPS is given its network besides.
@@ -117,6 +117,8 @@ COLUMNS = (
     Column("coordinate_error", CoordinateError, "object", "coordinate error", CONSISTENCY, digits=4, ratio=True),
     # Of the data and not of the method.
     Column("constant_psnr_foreground", None, "", "best constant image, PSNR fg", OTHER, **_PSNR),
+    Column("batch_size", None, "", "batch size", ""),
+    Column("input_azimuth_deg", None, "", "azimuth of the input view", "", unit="°", digits=0),
     Column("truncated_pixels", None, "", "truncated pixels", OTHER, **_LOWER),
     # Of steps.csv; what its other curves are called, they have in common with the columns above.
     Column("estimate_psnr", None, "", "estimate PSNR", OTHER, better="higher", **_PSNR),

@@ -16,7 +16,8 @@ from commands import working_in
 from PIL import Image
 from processes import Command, ranks
 
-from ouroboros3d.callbacks.results import ResultsWriter, _means, results_table
+from ouroboros3d.callbacks.results import ResultsWriter, _means, azimuth_deg, results_table
+from ouroboros3d.cameras import Cameras
 from ouroboros3d.cli import main
 from ouroboros3d.datamodules.selection import BUNDLED
 from ouroboros3d.datamodules.splits import split_of
@@ -93,7 +94,7 @@ def test_every_field_of_a_result_row_is_there(run: Path) -> None:
     assert not set(header) - table[0].keys()
     values = """
         gap_psnr gap_ssim chamfer normal_consistency fscore@0.01 volume_iou coordinate_error render_mask_iou
-        nfe vae_decodes vae_encodes recon_calls render_calls seconds peak_memory_mib batch_size
+        nfe vae_decodes vae_encodes recon_calls render_calls seconds peak_memory_mib batch_size input_azimuth_deg
     """.split()
     names = ("psnr", "ssim_foreground", "lpips", "lpips_foreground")
     values += ["gap_lpips", *(f"{what}_{name}" for what in ("mv", "render", "novel") for name in names)]
@@ -198,6 +199,17 @@ def test_geometry_can_be_aligned_or_left_out(here: Path) -> None:
     assert without["num_points"] == 0
     assert without["alignment"] is None
     assert not {"chamfer", "coordinate_error", "fscore@0.01"} & without["mean"].keys()
+
+
+def test_the_azimuth_of_a_view_is_in_the_objects_frame() -> None:
+    """The front is +Z: a camera at +X sees the side; turning the frame by 90 degrees about Y takes +Z to +X."""
+    camera = Cameras(torch.eye(4), torch.eye(3))
+    camera.c2w_opencv[:3, 3] = torch.tensor([2.0, 0.5, 0.0])
+    assert azimuth_deg(camera, torch.eye(4)) == pytest.approx(90)
+    turned = torch.eye(4)
+    turned[:3, :3] = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    assert azimuth_deg(camera, turned) == pytest.approx(180)
+    assert azimuth_deg(camera, turned.T) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_missing_value_counts_in_no_mean_and_is_empty() -> None:

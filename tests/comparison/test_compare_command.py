@@ -53,7 +53,7 @@ def test_the_table_fits_the_terminal(
     monkeypatch.setenv("COLUMNS", str(width))
     main(["compare"])
     lines = capsys.readouterr().out.splitlines()
-    table = lines[: next(i for i, line in enumerate(lines) if line.startswith("note:"))]
+    table = lines[: next(i for i, line in enumerate(lines) if line.startswith("page:"))]
     assert max(map(len, table)) <= width
     text = "\n".join(lines)
     for shown in ("novel PSNR fg", "Chamfer ↓", "F-score@0.02 ↑", "normal consistency ↑", "seconds ↓"):
@@ -128,7 +128,11 @@ def test_the_page_is_whole_and_loads_nothing(study: Path) -> None:
     assert "url(http" not in text
     assert "@import" not in text
     assert page.count["img"] == 2 * len(UIDS)
-    assert page.count["svg"] == 3
+    assert page.count["svg"] == 6
+    pictures = sorted(path.name for path in (study / "runs/comparison/figures").iterdir())
+    assert pictures == [f"{name}.svg" for name in ("costs", "differences", "gains", "kinds", "objects", "steps")]
+    shown = re.findall(r"!\[\]\((.*)\)", (study / "runs/comparison/comparison.md").read_text())
+    assert sorted(shown) == [f"figures/{name}" for name in pictures]
     assert "prefers-color-scheme: dark" in text
     assert "currentColor" in text
 

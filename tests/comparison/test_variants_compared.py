@@ -318,7 +318,7 @@ def test_p_values_of_the_headline_are_corrected_for_how_many_there_are(tmp_path)
     assert large.corrected == pytest.approx(min(2 * large.p, 1))  # of the two metrics of the headline
     assert small.corrected == pytest.approx(max(small.p, large.corrected))
     assert math.isnan(beside.corrected)
-    text = markdown(found)
+    text = markdown(found, {})
     assert f"Holm p {large.corrected:.3f}" in text
     assert f"<br>p {beside.p:.3f}" in text
     assert "corrected for the 2 differences of the headline" in text
@@ -356,7 +356,7 @@ def test_hostile_names_are_text_in_markdown_and_figures(tmp_path):
     scores = {name: {"mv_psnr": [12.0 + i] * 8} for i, name in enumerate(names)}
     folders = [write_run(tmp_path / name / "version_0", scores[name], **{evil: evil}) for name in names]
     comparison = replace(result(folders), notes=["<b> | x"], command="compare '```\n# no heading'")
-    tokens = Markdown(markdown(comparison)).parsed
+    tokens = Markdown(markdown(comparison, {})).parsed
     plain = [" ".join(name.split()) for name in names]
     # As they are, and nothing else: no tag, no link, no further column.
     heads = [_words(token) for before, token in pairwise(tokens) if before.type == "th_open"]
