@@ -166,7 +166,8 @@ class MultiviewUNet(nn.Module):
         # diffusers decorates its classes in a way that hides their types.
         self.unet = cast(Any, unet)
         use_view_convolutions(self.unet)
-        self.unet.set_attn_processor(Attending() if attention == "sdpa" else AttnProcessor())
+        processor = Attending() if attention == "sdpa" else AttnProcessor()  # type: ignore[no-untyped-call]
+        self.unet.set_attn_processor(processor)
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self._compiled = compile is not None
