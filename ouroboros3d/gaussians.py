@@ -19,13 +19,15 @@ _EXPORT_ROTATION = {
     "gl_yup": torch.eye(3),
     "colmap": torch.diag(torch.tensor([1.0, -1.0, -1.0])),
     "blender_zup": torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]),
+    "supersplat": torch.diag(torch.tensor([-1.0, -1.0, 1.0])),
 }
 _EXPORT_QUATERNION = {
     "gl_yup": torch.tensor([1.0, 0.0, 0.0, 0.0]),
     "colmap": torch.tensor([0.0, 1.0, 0.0, 0.0]),
     "blender_zup": torch.tensor([math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0]),
+    "supersplat": torch.tensor([0.0, 0.0, 0.0, 1.0]),
 }
-PlyAxes = Literal["gl_yup", "colmap", "blender_zup"]
+PlyAxes = Literal["gl_yup", "colmap", "blender_zup", "supersplat"]
 PlyLayout = Literal["lgm", "inria"]
 
 
@@ -160,7 +162,8 @@ def save_ply(
         gaussians: one object, B = 1.
         path: the file; written under a temporary name and renamed.
         layout: `inria` has normals (all zero; several viewers demand them), `lgm` has not.
-        axes: the file's axes: internal (`gl_yup`), y and z negated (`colmap`), or Z up (`blender_zup`).
+        axes: the file's axes: internal (`gl_yup`), y and z negated (`colmap`), Z up (`blender_zup`), or x and y negated
+            (`supersplat`, which turns every ply back by 180 degrees about z); docs/viewers.md says who expects which.
         comments: further header lines, for example the run's name.
         min_opacity: Gaussians below it are left out, as every 3DGS tool does.
 

@@ -23,6 +23,7 @@ from ouroboros3d.cli import main
 from ouroboros3d.commands.run_folders import claim
 from ouroboros3d.files import sha256_of
 from ouroboros3d.gaussians import load_ply
+from ouroboros3d.viewer.scene import read_scenes
 
 ROOT = Path(__file__).parents[1]
 ABLATIONS = sorted(path for path in (ROOT / "ablations").glob("*.yaml") if path.stem not in ("suite", "study"))
@@ -222,13 +223,13 @@ def test_predict_writes_views_gaussians_and_a_turntable(
     ImageDraw.Draw(picture).rectangle((30, 15, 60, 50), fill=(200, 40, 30))
     picture.save("[red] chair.png")
     capsys.readouterr()
-    main(["predict", "--image", "[red] chair.png"])
+    main(["predict", "--image", "[red] chair.png", "--axes", "supersplat"])
     folder = run / "predictions/[red] chair"
     assert f" gaussians: {folder.relative_to(Path.cwd())}/gaussians.ply\n" in capsys.readouterr().out
     assert len(list(folder.glob("view_*.png"))) == 4
     assert load_ply(folder / "gaussians.ply").shape[1] > 0
     header = (folder / "gaussians.ply").read_bytes().partition(b"end_header")[0].decode().splitlines()
-    assert "comment run recursive/version_0" in header
+    assert {"comment run recursive/version_0", "comment axes supersplat"} <= set(header)
     assert "comment scales include the low-pass of 0.3 px^2 at 16 x 16 px (Mip-Splatting's 3D filter)" in header
     with Image.open(folder / "turntable.gif") as turntable:
         assert (turntable.n_frames, turntable.size) == (36, (256, 256))
@@ -238,6 +239,11 @@ def test_predict_writes_views_gaussians_and_a_turntable(
     assert (said["photo"], said["seed"], said["noise_of"]) == ("[red] chair.png", 0, "[red] chair")
     assert said["checkpoint_sha256"] == sha256_of(Path(said["checkpoint"]))
     assert len(said["c2w_opencv"]) == 4
+    [shown] = read_scenes(folder / "viewer.html")
+    assert shown["name"] == "recursive"
+    assert [frame["step"] for frame in shown["frames"]] == [0, 1, 2, 3, 4, None]
+    assert shown["frames"][0]["sigma"] == pytest.approx(80)
+    assert shown["truth"]["views"] == 1  # the input image
 
 
 def test_predict_leaves_out_what_cannot_be_used_and_ends_with_code_1(

@@ -35,6 +35,7 @@ from ouroboros3d.networks.image_encoder import ImageEncoder
 from ouroboros3d.networks.lgm import LGM
 from ouroboros3d.networks.multiview_unet import MultiviewUNet
 from ouroboros3d.renderers.gaussians import GaussianRenderer
+from ouroboros3d.viewer.scene import read_scenes
 
 ROOT = Path(__file__).parents[1]
 TINY = f"--config={ROOT / 'tests' / 'tiny.yaml'}"
@@ -127,8 +128,12 @@ def test_the_pipeline_generates_what_predict_generates(use: str, here: Path) -> 
             assert np.array_equal(np.asarray(expected), np.asarray(picture))
     if use == "staged":
         (saved,) = pipeline.save(output, "objects")
-        for file in sorted(path.name for path in predicted.iterdir() if path.suffix != ".ply"):
+        for file in sorted(path.name for path in predicted.iterdir() if path.suffix not in (".ply", ".html")):
             assert (saved / file).read_bytes() == (predicted / file).read_bytes(), file
+        # A call of the pipeline keeps neither its steps nor its input.
+        [own], [expected] = (read_scenes(place / "viewer.html") for place in (saved, predicted))
+        assert own["frames"] == expected["frames"][-1:]
+        assert own["cameras"] == expected["cameras"]
     renderer, size = GaussianRenderer(**pipeline.config["renderer"]), pipeline.config["photo"]["image_size"]
     save_ply(renderer.filtered(output.gaussians, output.cameras, size, size), here / "own.ply")
     own, expected = load_ply(here / "own.ply"), load_ply(predicted / "gaussians.ply")

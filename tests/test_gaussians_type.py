@@ -2,6 +2,7 @@
 
 import math
 import struct
+from typing import get_args
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from ouroboros3d.commands import arguments
 from ouroboros3d.gaussians import (
     Gaussians,
+    PlyAxes,
     load_ply,
     matrix_to_quaternion,
     quaternion_multiply,
@@ -25,6 +28,7 @@ AXES = {  # what a file's point is, from the internal one, written out
     "gl_yup": lambda x, y, z: (x, y, z),
     "colmap": lambda x, y, z: (x, -y, -z),
     "blender_zup": lambda x, y, z: (x, -z, y),
+    "supersplat": lambda x, y, z: (-x, -y, z),
 }
 
 
@@ -160,6 +164,10 @@ class TestGaussians:
         assert torch.equal(Gaussians.cat([gaussians[:, :4], gaussians[:, 4:]], dim=1).means, gaussians.means)
         gaussians.means.requires_grad_()
         assert not gaussians.detach().means.requires_grad
+
+
+def test_the_command_line_knows_all_axes():
+    assert arguments.AXES == get_args(PlyAxes) == tuple(AXES)
 
 
 class TestPly:

@@ -1,8 +1,9 @@
-"""What `predict` leaves behind: views, a 3D Gaussian ply and a turntable of each input image."""
+"""What `predict` leaves behind: views, a 3D Gaussian ply, a turntable and a viewer's page of each input image."""
 
 import json
 import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from rich.console import Console
 from torch import Tensor
 
 from ouroboros3d.batch import MultiviewBatch
-from ouroboros3d.callbacks.pictures import save_gif, strip, to_image, turntable
+from ouroboros3d.callbacks.pictures import save_gif, save_mp4, strip, to_image, turntable
+from ouroboros3d.callbacks.step_frames import StepFrames
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.files import atomic_write_text, naming, sha256_of
-from ouroboros3d.gaussians import Gaussians, save_ply
+from ouroboros3d.gaussians import Gaussians, PlyAxes, save_ply
 from ouroboros3d.lightning_modules.generation import Generation
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.renderers.gaussian_mesh import mesh_of_gaussians, watertightness
 from ouroboros3d.renderers.gaussians import GaussianRenderer
 from ouroboros3d.renderers.glb_writer import save_glb
+from ouroboros3d.viewer.page import save_viewer
+from ouroboros3d.viewer.scene import Frame, scene
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +35,18 @@ def save_prediction(
     gaussians: Gaussians,
     cameras: Cameras,
     renderer: GaussianRenderer,
+    name: str,
+    input_01: Tensor | None = None,
+    steps: Sequence[Frame] = (),
     comments: Sequence[str] = (),
+    axes: PlyAxes = "gl_yup",
     turntable_size: int = 256,
     frames: int = 36,
     mesh: bool = False,
 ) -> None:
-    """Write one object: views.png, a view_NN.png for each view, gaussians.ply, turntable.gif, and mesh.glb if asked.
+    """Write one object: views.png, a view_NN.png for each view, gaussians.ply, turntable.gif and viewer.html.
+
+    Where PyAV is installed (the extra `video`) there is turntable.mp4 too, and mesh.glb if asked.
 
     The Gaussians that leave are those that were trained with the renderer's low-pass at the views' size in their
     scales, see `GaussianRenderer.filtered`: they look like the renders that were measured wherever they are opened.
@@ -47,7 +57,11 @@ def save_prediction(
         gaussians: [1, N] in the object's frame.
         cameras: [1, V] of the views; the turntable takes the radius and the field of view of the first.
         renderer: of the Gaussians.
+        name: of what made it, on the viewer's page.
+        input_01: [3, H, W] the input image, for the viewer's page.
+        steps: of the sampler, for the viewer's page.
         comments: lines for the ply's header.
+        axes: of the ply, see `save_ply`.
         turntable_size: pixels of the turntable's frames.
         frames: of the turntable.
         mesh: whether to make a mesh of the Gaussians too; it is said whether it is closed.
@@ -60,11 +74,16 @@ def save_prediction(
     height, width = views_01.shape[-2:]
     gaussians = renderer.filtered(gaussians, cameras, height, width)
     comments = ["frame object", filter_comment(renderer, height, width), *comments]
-    left_out = save_ply(gaussians, folder / "gaussians.ply", comments=comments)
+    left_out = save_ply(gaussians, folder / "gaussians.ply", axes=axes, comments=comments)
     _log.info(
         "%s: %d of %d Gaussians are transparent and left out of the ply", folder.name, left_out, gaussians.shape[1]
     )
-    save_gif(turntable(gaussians, renderer, turntable_size, cameras[:, :1], frames), folder / "turntable.gif")
+    turning = turntable(gaussians, renderer, turntable_size, cameras[:, :1], frames)
+    save_gif(turning, folder / "turntable.gif")
+    if find_spec("av"):
+        save_mp4(turning, folder / "turntable.mp4")
+    shown = scene(name, cameras, [*steps, Frame(views_01, gaussians)], None if input_01 is None else input_01[None])
+    save_viewer(folder / "viewer.html", folder.name, [shown])
     if mesh:
         try:
             _log.info("%s: %s", folder.name, save_mesh(gaussians, renderer, folder / "mesh.glb", comments))
@@ -114,6 +133,7 @@ class PredictionWriter(Callback):
     `settings` is what the command line adds to prediction.json: the checkpoint.
 
     Args:
+        axes: of the plys.
         turntable_size: pixels of the turntable's frames.
         frames: of the turntable.
         mesh: whether to make meshes too.
@@ -121,13 +141,33 @@ class PredictionWriter(Callback):
     """
 
     def __init__(
-        self, turntable_size: int = 256, frames: int = 36, mesh: bool = False, out: Path | None = None
+        self,
+        axes: PlyAxes = "gl_yup",
+        turntable_size: int = 256,
+        frames: int = 36,
+        mesh: bool = False,
+        out: Path | None = None,
     ) -> None:
+        self.axes: PlyAxes = axes
         self.turntable_size = turntable_size
         self.frames = frames
         self.mesh = mesh
         self.out = out
         self.settings: dict[str, Any] = {}
+        self._steps: StepFrames | None = None
+
+    def on_predict_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: MultiviewBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Watch the sampler."""
+        assert isinstance(pl_module, ImageTo3D)
+        self._steps = StepFrames(pl_module, batch.cameras, pl_module.sampler.num_steps)
+        pl_module.observers = [self._steps]
 
     def on_predict_batch_end(
         self,
@@ -140,6 +180,8 @@ class PredictionWriter(Callback):
     ) -> None:
         """Write one batch."""
         assert isinstance(pl_module, ImageTo3D)
+        assert self._steps is not None
+        pl_module.observers = []
         log_dir = trainer.log_dir  # a broadcast: every rank has to ask, as often as the others
         assert log_dir is not None
         data = trainer.datamodule  # type: ignore[attr-defined] # set at run time
@@ -156,7 +198,11 @@ class PredictionWriter(Callback):
                 gaussians[one],
                 cameras[one],
                 pl_module.renderer,
+                Path(log_dir).parent.name,
+                batch.input_images_01[index],
+                self._steps.of_object(index, cameras[one], batch.object_from_batch[one]),
                 [f"run {run}"],
+                self.axes,
                 self.turntable_size,
                 self.frames,
                 self.mesh,
@@ -183,7 +229,7 @@ class PredictionWriter(Callback):
                 "intrinsics_norm": cameras.intrinsics_norm[index].tolist(),
             }
             atomic_write_text(folder / "prediction.json", json.dumps(said, indent=2) + "\n")
-            for name in ("overview.png", "gaussians.ply", "turntable.gif", *["mesh.glb"] * self.mesh):
+            for name in ("overview.png", "gaussians.ply", "turntable.gif", "viewer.html", *["mesh.glb"] * self.mesh):
                 if (folder / name).is_file():
                     console.print(f"{name.split('.')[0]:>10}: {folder / name}")
 

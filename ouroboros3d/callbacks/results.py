@@ -25,14 +25,19 @@ from ouroboros3d.callbacks.pictures import comparison_sheet, strip, titles_of, t
 from ouroboros3d.callbacks.predictions import filter_comment
 from ouroboros3d.callbacks.protocol import VOLATILE, listed_data, protocol
 from ouroboros3d.callbacks.step_curves import StepCurves, mean_curves
+from ouroboros3d.callbacks.step_frames import StepFrames
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.files import atomic_write, atomic_write_text, naming
-from ouroboros3d.gaussians import save_ply
+from ouroboros3d.gaussians import PlyAxes, save_ply
 from ouroboros3d.lightning_modules.generation import Evaluation
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.metrics.columns import column as find_column
 from ouroboros3d.metrics.images import best_constant_psnr, foreground_moments, load_lpips_or_explain
 from ouroboros3d.renderers.gaussians import GaussianRenderer
+from ouroboros3d.viewer.page import save_viewer
+from ouroboros3d.viewer.scene import Frame, scene
+
+_STEPS_SHOWN = 10  # of the sampler on the page of an object; a test may have thousands of objects
 
 
 class ResultsWriter(Callback):
@@ -42,14 +47,19 @@ class ResultsWriter(Callback):
     where it stopped; several processes share the objects and write the results of one.
 
     `settings` is what the command line adds to the protocol: the checkpoint, `config_hash` and `training_seed`.
+
+    Args:
+        axes: of the plys in objects/.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, axes: PlyAxes = "gl_yup") -> None:
+        self.axes: PlyAxes = axes
         self.settings: dict[str, Any] = {}
         self._header: dict[str, Any] = {}
         self._kept: list[dict[str, Any]] = []
         self._new: list[dict[str, Any]] = []
         self._curves: StepCurves | None = None
+        self._frames: StepFrames | None = None
         self._journal: Journal | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -100,7 +110,8 @@ class ResultsWriter(Callback):
     ) -> None:
         """Watch the sampler's steps, if curves over them are wanted."""
         assert isinstance(pl_module, ImageTo3D)
-        self._curves = StepCurves(pl_module, batch) if pl_module.evaluator.settings.step_curves else None
+        self._frames = StepFrames(pl_module, batch.cameras, _STEPS_SHOWN)
+        self._curves = StepCurves(pl_module, batch, self._frames) if pl_module.evaluator.settings.step_curves else None
         pl_module.observers = [self._curves] if self._curves else []
 
     def on_test_batch_end(
@@ -166,7 +177,12 @@ class ResultsWriter(Callback):
         height, width = one.images_01.shape[-2:]
         gaussians = renderer.filtered(gaussians, cameras, height, width)
         comments = ["frame object", filter_comment(renderer, height, width), f"run {self._header['run_id']}"]
-        save_ply(gaussians, folder / "gaussians.ply", comments=comments)
+        save_ply(gaussians, folder / "gaussians.ply", axes=self.axes, comments=comments)
+        assert self._frames is not None
+        frames = self._frames.of_object(index, cameras, one.object_from_batch)
+        frames.append(Frame(generation.views_01[0], gaussians))
+        shown = scene(self._header["experiment"], cameras, frames, one.images_01[0])
+        save_viewer(folder / "viewer.html", uid, [shown])
         return True
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ouroboros3d.batch import MultiviewBatch
+from ouroboros3d.callbacks.step_frames import StepFrames, estimated
 from ouroboros3d.diffusion.sampling import Step
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.metrics.images import psnr
@@ -30,11 +31,13 @@ class StepCurves:
     Args:
         module: whose sampler is observed.
         batch: B objects, the ground truth.
+        frames: that are given the same estimates.
     """
 
-    def __init__(self, module: ImageTo3D, batch: MultiviewBatch) -> None:
+    def __init__(self, module: ImageTo3D, batch: MultiviewBatch, frames: StepFrames) -> None:
         self.module = module
         self.batch = batch
+        self.frames = frames
         self.sigmas: list[float] = []
         self._values: list[Tensor] = []  # [B, curves] a step
 
@@ -42,9 +45,8 @@ class StepCurves:
     def __call__(self, step: Step) -> None:
         """Measure one step."""
         module, batch = self.module, self.batch
-        sigma = torch.tensor(step.sigma, device=step.estimate.device)
-        views = module.decode(step.estimate)
-        gaussians = module.reconstruct(views, batch.cameras, sigma)
+        views, gaussians = estimated(module, batch.cameras, step)
+        self.frames.keep(step, views, gaussians)
         size = (batch.images_01.shape[-2], batch.images_01.shape[-1])
         renders = module.render(gaussians, batch.cameras, size, batch.background).colour.clamp(0, 1)
         views = views.clamp(0, 1)

@@ -19,8 +19,8 @@ _OF_A_RUN = (*_EVERYWHERE, "experiment", "version", "print_config")
 _OWN = {
     "fit": (*_OF_A_RUN, "resume"),
     "validate": _OF_A_RUN,
-    "test": _OF_A_RUN,
-    "predict": (*_OF_A_RUN, "image", "elevation_deg", "removal", "out", "seed", "samples", "run", "mesh"),
+    "test": (*_OF_A_RUN, "axes"),
+    "predict": (*_OF_A_RUN, "image", "elevation_deg", "removal", "axes", "out", "seed", "samples", "run", "mesh"),
     "export": (*_EVERYWHERE, "out", "dtype"),
 }
 # Values of a configuration: of these groups, or these themselves.
@@ -28,6 +28,8 @@ _GROUPS = ("model", "data", "trainer")
 _VALUES = ("seed_everything", "moving_average", "weights_only", "verbose", "return_predictions")
 _DTYPES = ("float32", "float16", "bfloat16")
 _FLAGS = ("mesh",)  # options without a value
+AXES = ("gl_yup", "colmap", "blender_zup", "supersplat")
+"""`PlyAxes` of `gaussians.py`, which needs torch."""
 # Options that print and stop. A class's name may follow the last two.
 _PRINTING = ("print_config", "help", "help.all", "model.help", "data.help")
 PHOTO_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
@@ -233,8 +235,9 @@ def check_run_options(options: RunOptions) -> None:
             )
     if "ckpt_path" in single:
         _check_checkpoint_file(single["ckpt_path"])
-    if single.get("dtype", _DTYPES[0]) not in _DTYPES:
-        raise ValueError(f"dtype: expected {', '.join(_DTYPES)}, got {single['dtype']!r}.")
+    for name, choices in (("dtype", _DTYPES), ("axes", AXES)):
+        if single.get(name, choices[0]) not in choices:
+            raise ValueError(f"{name}: expected {', '.join(choices)}, got {single[name]!r}.")
     if "out" in single and options.command == "export":
         refuse_taken(Path(single["out"]))
 

@@ -21,6 +21,7 @@ from ouroboros3d.comparison.steps import read_steps
 from ouroboros3d.comparison.strips import strip
 from ouroboros3d.comparison.tables import csv_text, markdown, print_tables
 from ouroboros3d.comparison.variants import FIGURES, check_comparable, choose, group
+from ouroboros3d.comparison.viewers import write_viewers
 from ouroboros3d.comparison.where_and_why import STEP_CURVES, by_kinds, cost_of_gain, gains, step_curves
 from ouroboros3d.metrics.columns import COST, column, headline
 from ouroboros3d.reports.plots import to_svg
@@ -70,10 +71,13 @@ def _write(comparison: Comparison, folder: Path) -> None:
         if pictures:
             strips[uid] = pictures
     left = max(0, len(comparison.uids) - _PICTURED)
+    viewers = write_viewers(comparison, comparison.uids[:_PICTURED], folder)
     drawn = _figures(comparison)
     vectors = {each.name: to_svg(each.figure) for each in drawn}
     texts = {
-        "comparison.html": page(comparison, {each.caption: vectors[each.name] for each in drawn}, strips, left),
+        "comparison.html": page(
+            comparison, {each.caption: vectors[each.name] for each in drawn}, strips, left, viewers
+        ),
         "comparison.md": markdown(comparison, {f"{FIGURES}/{each.name}.svg": each.caption for each in drawn}),
         "comparison.csv": csv_text(comparison),
         **{f"{FIGURES}/{name}.svg": svg for name, svg in vectors.items()},

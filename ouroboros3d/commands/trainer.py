@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from jsonargparse import ArgumentError, Namespace
@@ -26,10 +26,18 @@ from ouroboros3d.callbacks.predictions import PredictionWriter
 from ouroboros3d.callbacks.processes import ProcessWatch, is_first_process, lost_a_process
 from ouroboros3d.callbacks.results import ResultsWriter
 from ouroboros3d.callbacks.run_folder import RunFolderWatch, check_folder
-from ouroboros3d.commands.arguments import RunOptions, Setting, as_arguments, check_run_options, parse_run_options
+from ouroboros3d.commands.arguments import (
+    AXES,
+    RunOptions,
+    Setting,
+    as_arguments,
+    check_run_options,
+    parse_run_options,
+)
 from ouroboros3d.commands.parsing import Parser, meant, parsing
 from ouroboros3d.commands.run_folders import Placed, choose, lock_run, place_fit, place_use, remove_claim, take_images
 from ouroboros3d.files import atomic_write, naming, remove_parts, sha256_of
+from ouroboros3d.gaussians import PlyAxes
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.loaded import Loaded
 from ouroboros3d.lightning_modules.weights import PaperWeights, adapted, check_files, read_checkpoint
@@ -201,14 +209,17 @@ def run(command: str, arguments: Sequence[str], shipped: Path = SHIPPED) -> None
     options = parse_run_options(command, arguments)
     check_run_options(options)
     placed = _place(options, shipped)
+    axes = cast(PlyAxes, options.single.get("axes", AXES[0]))
     predictions = PredictionWriter(
-        mesh=options.single.get("mesh") == "true", out=Path(options.single["out"]) if "out" in options.single else None
+        axes,
+        mesh=options.single.get("mesh") == "true",
+        out=Path(options.single["out"]) if "out" in options.single else None,
     )
     watch = ProcessWatch()
     watched = RunFolderWatch(placed.folder if command == "fit" and is_first_process() else None)
     own: dict[str, list[Callback]] = {
         "fit": [ConfiguredOptimizer(), watched],
-        "test": [ResultsWriter()],
+        "test": [ResultsWriter(axes)],
         "predict": [predictions],
     }
     callbacks = [watch, *own.get(command, [])]

@@ -74,15 +74,17 @@ checkpoint, or where no run is the recursive weights that come with this package
   --data.test_split train   other objects; the files are named after them: results_train.json
   --model.evaluation.alignment yaw|icp
                             align the surface with the true one before they are compared
+  --axes NAME               of the plys: gl_yup (default), colmap, blender_zup, supersplat; whose is in docs/viewers.md
   --trainer.devices 2 --trainer.strategy ddp
                             share the objects between processes
 {_OPTIONS}""",
     "predict": f"""usage: python -m ouroboros3d predict [--image FILE] [--ckpt_path FILE] [OPTIONS]
 
-One image to views, a 3D Gaussian ply and a turntable, in the run's predictions/ folder, with the cut-out that the
-network saw (input.png), an overview and prediction.json. Without --ckpt_path: the newest run's best checkpoint, or
-where no run is the weights that come with this package. The object is taken from the alpha channel, or cut from a plain
-background. Photos that cannot be used are listed and left out; then it ends with code 1.
+One image to views, a 3D Gaussian ply, a turntable and viewer.html, which turns in a browser at every denoising step; in
+the run's predictions/ folder, with the cut-out that the network saw (input.png), an overview and prediction.json.
+Without --ckpt_path: the newest run's best checkpoint, or where no run is the weights that come with this package. The
+object is taken from the alpha channel, or cut from a plain background. Photos that cannot be used are listed and left
+out; then it ends with code 1.
 
   --image FILE|DIR|PATTERN  the image, a folder of them, or a pattern such as 'photos/*.jpg'; may be given several times
                             (default: an example that comes with this package)
@@ -94,6 +96,7 @@ background. Photos that cannot be used are listed and left out; then it ends wit
   --seed N                  of the noise (default: the configuration's): another guess
   --run DIR                 the best checkpoint of this run, or of the newest run of this experiment
   --out DIR                 where the results' folders go (default: predictions/ in the run)
+  --axes NAME               of the ply: gl_yup (default), colmap, blender_zup, supersplat; whose is in docs/viewers.md
 {_OPTIONS}""",
     "export": f"""usage: python -m ouroboros3d export [--ckpt_path FILE] [--out DIR] [--dtype NAME] [OPTIONS]
 

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -21,12 +21,17 @@ from ouroboros3d.comparison.tables import (
     relative,
     warnings,
 )
+from ouroboros3d.comparison.viewers import viewer_link
 from ouroboros3d.metrics.columns import column, headline
 from ouroboros3d.reports import templates
 
 
 def page(
-    comparison: Comparison, figures: Mapping[str, Markup], strips: Mapping[str, Mapping[str, Image.Image]], left: int
+    comparison: Comparison,
+    figures: Mapping[str, Markup],
+    strips: Mapping[str, Mapping[str, Image.Image]],
+    left: int,
+    viewers: Collection[str] = (),
 ) -> str:
     """The whole page.
 
@@ -35,6 +40,7 @@ def page(
         figures: SVG elements by what they show.
         strips: pictures by uid and kind.
         left: how many objects have no picture here because there are too many.
+        viewers: uids of the objects that have a page in viewers/, to which theirs here links.
     """
     names = [variant.name for variant in comparison.variants]
     shown = [column(metric) for metric in headline(comparison.metrics)]
@@ -59,6 +65,7 @@ def page(
             for uid, pictures in strips.items()
         },
         titles={uid: comparison.title(uid) for uid in strips},
+        viewers={uid: viewer_link(uid) for uid in viewers},
         left=left,
         shared=shared,
         differing=differing,

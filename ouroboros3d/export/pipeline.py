@@ -21,7 +21,7 @@ from ouroboros3d.callbacks.predictions import save_prediction
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.photo_framing import Photo, photo_batch
 from ouroboros3d.export import components
-from ouroboros3d.gaussians import Gaussians
+from ouroboros3d.gaussians import Gaussians, PlyAxes
 from ouroboros3d.lightning_modules.generation import SamplerSettings
 from ouroboros3d.lightning_modules.image_to_3d import ImageTo3D
 from ouroboros3d.lightning_modules.inference_combined import InferenceCombined, ProjectionSettings
@@ -188,12 +188,13 @@ class OuroborosPipeline(DiffusionPipeline):
         cameras = Cameras.cat([batch.cameras.transform(batch.object_from_batch[:, None]) for batch in batches], dim=0)
         return OuroborosPipelineOutput(views, gaussians, cameras.to(device), [batch.uids[0] for batch in batches])
 
-    def save(self, output: OuroborosPipelineOutput, folder: str | Path) -> list[Path]:
-        """Write what `predict` writes, a folder for each object: views, gaussians.ply and a turntable.
+    def save(self, output: OuroborosPipelineOutput, folder: str | Path, axes: PlyAxes = "gl_yup") -> list[Path]:
+        """Write what `predict` writes, a folder for each object: views, gaussians.ply, a turntable and a page.
 
         Args:
             output: of a call.
             folder: that the objects' folders go to.
+            axes: of the plys, see docs/viewers.md: `gl_yup`, `colmap`, `blender_zup` or `supersplat`.
 
         Returns:
             the objects' folders.
@@ -202,7 +203,13 @@ class OuroborosPipeline(DiffusionPipeline):
         for index, (own, views) in enumerate(zip(folders, output.views, strict=True)):
             one = slice(index, index + 1)
             save_prediction(
-                own, _as_tensor(views), output.gaussians[one], output.cameras[one], self._variant().renderer
+                own,
+                _as_tensor(views),
+                output.gaussians[one],
+                output.cameras[one],
+                self._variant().renderer,
+                self.config["variant"],
+                axes=axes,
             )
         return folders
 

@@ -154,7 +154,7 @@ class ImageTo3D(Optimized):
             # A mean of NaN is NaN; torchmetrics' own way of leaving it, `disable`, leaves the weights out.
             {name: MeanMetric(nan_strategy=float("nan")) for name in ("diffusion", "reconstruction")}
         )
-        self.observers: Sequence[Observer] = ()  # look at the sampler's steps in `evaluate`; set from outside
+        self.observers: Sequence[Observer] = ()  # look at the steps of a test or a prediction; set from outside
         self.meter = CostMeter(torch.device("cpu"))  # of the generation or the training step that runs, or ran last
 
     # ---------------------------------------------------------------------------------------------- the two hooks
@@ -402,7 +402,7 @@ class ImageTo3D(Optimized):
 
     def predict_step(self, batch: MultiviewBatch, batch_idx: int) -> Generation:
         """Views and Gaussians of input images without ground truth."""
-        return self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids)
+        return self.generate(batch.input_images_01, batch.cameras, batch.background, batch.uids, self.observers)
 
     def evaluate(self, batch: MultiviewBatch) -> Evaluation:
         """Generate and compare with the ground truth.

@@ -23,6 +23,7 @@ from ouroboros3d.datamodules.selection import BUNDLED
 from ouroboros3d.datamodules.splits import split_of
 from ouroboros3d.gaussians import load_ply
 from ouroboros3d.metrics import columns
+from ouroboros3d.viewer.scene import read_scenes
 
 ROOT = Path(__file__).parents[2]
 TINY = f"--config={ROOT / 'tests' / 'tiny.yaml'}"
@@ -130,6 +131,10 @@ def test_what_an_object_looks_like_is_kept(run: Path) -> None:
         # No camera is nearer than 1 to what is in the object's cube: no Gaussian is sharper than a training pixel.
         focal_px = 16 * 0.5 / math.tan(math.radians(39.598) / 2)
         assert gaussians.scales.min() > math.sqrt(0.3) * 1.0 / focal_px
+        [shown] = read_scenes(run / "objects" / uid / "viewer.html")
+        assert [frame["step"] for frame in shown["frames"]] == [0, 1, 2, 3, 4, None]
+        assert shown["frames"][-1]["count"] == gaussians.shape[1]
+        assert (shown["name"], shown["truth"]["views"]) == ("recursive", 4)
     steps = rows(run / "steps.csv")
     assert [(row["uid"], row["step"]) for row in steps] == [(uid, str(step)) for uid in uids for step in range(5)]
     assert float(steps[0]["sigma"]) == 80

@@ -25,6 +25,8 @@ WRONG = [
     ("fit --verison x", "got --verison; did you mean --version?"),
     ("fit --max_steps 3", "got --max_steps; values of the configuration are written --model.X"),
     ("fit --image a.png", "got --image"),
+    ("fit --axes colmap", "got --axes"),
+    ("predict --axes zup", "axes: expected gl_yup, colmap, blender_zup, supersplat, got 'zup'"),
     ("fit recursive", "expected options, which begin with --, got 'recursive'"),
     ("fit --config", "expected a value of --config, got none"),
     ("fit --resume --version x", "expected a value of --resume, got none"),

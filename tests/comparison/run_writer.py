@@ -12,7 +12,10 @@ import yaml
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from ouroboros3d.cameras import Cameras
 from ouroboros3d.gaussians import Gaussians, save_ply
+from ouroboros3d.viewer.page import save_viewer
+from ouroboros3d.viewer.scene import Frame, scene
 
 UIDS = tuple(f"object{index}" for index in range(8))
 SIZE, VIEWS, NOVEL = 32, 4, 2
@@ -148,7 +151,11 @@ def _write_pictures(folder: Path, uid: str, generator: np.random.Generator) -> N
     _picture(ball, VIEWS + NOVEL, 0.08, generator).save(folder / "renders.png")
     _picture(ball, VIEWS + NOVEL, 0.0, generator).save(folder / "truth.png")
     moved = ball.means + 0.02 * torch.from_numpy(generator.normal(size=ball.means.shape)).float()
-    save_ply(Gaussians(moved, ball.scales, ball.quaternions, ball.opacities, ball.colours), folder / "gaussians.ply")
+    found = Gaussians(moved, ball.scales, ball.quaternions, ball.opacities, ball.colours)
+    save_ply(found, folder / "gaussians.ply")
+    cameras = Cameras.orbit(torch.arange(VIEWS) * 360 / VIEWS, 10.0, 1.7417, 39.598)[None]
+    frames = [Frame(torch.rand(VIEWS, 3, SIZE, SIZE), found[:, ::each], each, 1.0) for each in (8, 4, 2)]
+    save_viewer(folder / "viewer.html", uid, [scene("as tested", cameras, frames)])
 
 
 def _write_curves(folder: Path, uids: Sequence[str], generator: np.random.Generator) -> None:

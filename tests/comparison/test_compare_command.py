@@ -10,6 +10,7 @@ from PIL import Image
 from run_writer import UIDS, write_run, write_study
 
 from ouroboros3d.cli import main
+from ouroboros3d.viewer.scene import read_scenes
 
 VALUES = {"mv_psnr_foreground": [float(i) for i in range(8)], "chamfer": [0.1] * 8, "fscore@0.02": [0.5] * 8}
 
@@ -124,7 +125,8 @@ def test_the_page_is_whole_and_loads_nothing(study: Path) -> None:
     page = _Page()
     page.feed(text)
     assert page.open == []
-    assert all(load.startswith(("data:image/webp;base64,", "#")) for load in page.loads)
+    links = [load for load in page.loads if not load.startswith(("data:image/webp;base64,", "#"))]
+    assert links == [f"viewers/{uid}.html" for uid in UIDS]
     assert "url(http" not in text
     assert "@import" not in text
     assert page.count["img"] == 2 * len(UIDS)
@@ -135,6 +137,30 @@ def test_the_page_is_whole_and_loads_nothing(study: Path) -> None:
     assert sorted(shown) == [f"figures/{name}" for name in pictures]
     assert "prefers-color-scheme: dark" in text
     assert "currentColor" in text
+
+
+def test_every_object_has_a_page_of_all_variants_in_3d(study: Path) -> None:
+    pages = study / "runs/comparison/viewers"
+    assert sorted(path.stem for path in pages.iterdir()) == sorted(UIDS)
+    for index, uid in enumerate(UIDS):
+        scenes = read_scenes(pages / f"{uid}.html")
+        assert [scene["name"] for scene in scenes] == ["staged", "recursive"]
+        own = [
+            read_scenes(study / f"runs/{name}/version_0/objects/{uid}/viewer.html") for name in ("staged", "recursive")
+        ]
+        assert [scene["frames"] for scene in scenes] == [scenes[0]["frames"] for scenes in own]
+        text = (pages / f"{uid}.html").read_text()
+        for place, neighbour in (("previous", index - 1), ("next", index + 1)):
+            linked = f'<a href="object{neighbour}.html">{place} object</a>'
+            assert (linked in text) == (0 <= neighbour < len(UIDS))
+        assert '<a href="../comparison.html">comparison</a>' in text
+
+
+def test_objects_without_a_page_are_not_linked(here: Path) -> None:
+    """As of tests by earlier versions, and of predictions that failed."""
+    main(["compare"])
+    assert not (here / "runs/comparison/viewers").exists()
+    assert "viewers/" not in (here / "runs/comparison/comparison.html").read_text()
 
 
 def test_names_are_escaped(here: Path) -> None:

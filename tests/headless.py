@@ -1,7 +1,7 @@
 """A running TensorBoard and a headless Chromium that looks at it.
 
 As a script it takes the pictures of the documentation:
-    python tests/comparison/headless.py runs/comparison docs
+    python tests/headless.py runs/comparison docs
 """
 
 import io
