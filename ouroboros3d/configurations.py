@@ -154,11 +154,8 @@ def for_use(config: dict[str, Any], source: str, allowed: Sequence[str]) -> dict
                     "is another file; rename that one if this is no path."
                 )
     trainer = config.get("trainer")
-    plain = {
-        name: trainer[name]
-        for name in (_OF_RESULTS if isinstance(trainer, dict) else ())
-        if isinstance(trainer.get(name), bool | int | float | str)
-    }
+    settings: dict[str, Any] = trainer if isinstance(trainer, dict) else {}
+    plain = {name: settings[name] for name in _OF_RESULTS if isinstance(settings.get(name), bool | int | float | str)}
     seed = config.get("seed_everything")
     return {
         **({"seed_everything": seed} if isinstance(seed, int) else {}),

@@ -311,8 +311,8 @@ def _is_run(config: Path) -> bool:
 
 def _named_folder(config: dict[str, Any]) -> Path | None:
     """The folder that a run's configuration names; None for one without."""
-    parts = [config.get(name) for name in ("runs", "experiment", "version")]
-    return Path(*parts) if all(isinstance(part, str) for part in parts) else None
+    parts = [part for name in ("runs", "experiment", "version") if isinstance(part := config.get(name), str)]
+    return Path(*parts) if len(parts) == 3 else None
 
 
 def take_images(options: RunOptions) -> RunOptions:
