@@ -237,6 +237,11 @@ def test_a_run_whose_folder_is_moved_ends_with_one_line(here: Path) -> None:
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
 
 
+def test_a_fit_that_is_only_tried_out_needs_no_folder(here: Path) -> None:
+    main([*RECURSIVE, "--trainer.fast_dev_run=1"])
+    assert not list(here.glob("runs/*/*/checkpoints"))
+
+
 @pytest.mark.parametrize(
     ("option", "expected"),
     [

@@ -24,7 +24,7 @@ class RunFolderWatch(Callback):
         Raises:
             FileNotFoundError: it is gone.
         """
-        self._look()
+        self._look(trainer)
 
     def on_train_batch_end(
         self,
@@ -35,18 +35,18 @@ class RunFolderWatch(Callback):
         batch_idx: int,
     ) -> None:
         """Look for the folder, as Lightning calls this before any checkpoint is written."""
-        self._look()
+        self._look(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look for the folder, as before a checkpoint of the best step."""
-        self._look()
+        self._look(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look for the folder, as before the last checkpoint."""
-        self._look()
+        self._look(trainer)
 
-    def _look(self) -> None:
-        if self.folder is not None:
+    def _look(self, trainer: Trainer) -> None:
+        if self.folder is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined] # which writes nothing
             check_folder(self.folder)
 
 
