@@ -128,7 +128,7 @@ def test_the_pipeline_generates_what_predict_generates(use: str, here: Path) -> 
             assert np.array_equal(np.asarray(expected), np.asarray(picture))
     if use == "staged":
         (saved,) = pipeline.save(output, "objects")
-        for file in sorted(path.name for path in predicted.iterdir() if path.suffix not in (".ply", ".html")):
+        for file in sorted(path.name for path in saved.iterdir() if path.suffix not in (".ply", ".html")):
             assert (saved / file).read_bytes() == (predicted / file).read_bytes(), file
         # A call of the pipeline keeps neither its steps nor its input.
         [own], [expected] = (read_scenes(place / "viewer.html") for place in (saved, predicted))
