@@ -17,10 +17,11 @@ class LeftOutObjects(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it; a data module that keeps no list leaves nothing out."""
+        log_dir = trainer.log_dir  # a broadcast: every rank has to ask, as often as the others
         data = getattr(trainer, "datamodule", None)  # set at run time
-        if not (isinstance(data, ListedData) and trainer.is_global_zero and trainer.log_dir):
+        if not (isinstance(data, ListedData) and trainer.is_global_zero and log_dir):
             return
-        folder = Path(trainer.log_dir)
+        folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / "left_out.csv") as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["uid", "split", "found_by", "reason", "list"])
