@@ -171,7 +171,8 @@ def test_test_takes_the_newest_best_checkpoint(
     main(["test"])
     printed = capsys.readouterr().out
     assert re.search(r"newest run's best checkpoint, runs/recursive/version_0/checkpoints/best", printed)
-    assert "renders, novel" in printed
+    assert "Recursive: mean over 2 test objects" in printed
+    assert re.search(r"│ novel +│ +\d", printed)
     assert "tensorboard --logdir" in printed
     results = json.loads((run / "results.json").read_text())
     assert results["method"] == "Recursive"

@@ -15,7 +15,7 @@ from ouroboros3d.datamodules.readers.errors import SampleError
 from ouroboros3d.datamodules.readers.posed import PosedReader
 from ouroboros3d.datamodules.readers.poses import Convention
 from ouroboros3d.inspection.camera_checks.diagnosis import Diagnosis, diagnose, find_up
-from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS, ViewSet, tested_views
+from ouroboros3d.inspection.camera_checks.silhouette_fit import FITS, ViewSet, views_to_test
 from ouroboros3d.inspection.camera_checks.statistics import CameraStatistics
 from ouroboros3d.inspection.images import Images, inspect_views
 from ouroboros3d.inspection.maps import Maps, look_at_maps
@@ -143,7 +143,7 @@ def view_set(images: Images, alpha: torch.Tensor | None) -> ViewSet | None:
     """
     if alpha is None or images.cameras is None:
         return None
-    tested = tested_views(images.views)
+    tested = views_to_test(images.views)
     one = ViewSet.of(images.uid, images.cameras[list(tested)], alpha, tested)
     return one if one.testable else None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.datamodules.readers.errors import NoTransparency, SampleError
 from ouroboros3d.datamodules.readers.posed import PosedObject, PosedReader
-from ouroboros3d.inspection.camera_checks.silhouette_fit import tested_views
+from ouroboros3d.inspection.camera_checks.silhouette_fit import views_to_test
 from ouroboros3d.inspection.camera_checks.tangency import SIZE
 from ouroboros3d.inspection.camera_checks.visual_hull import on_border
 
@@ -81,7 +81,7 @@ def inspect_views(reader: PosedReader, uid: str) -> tuple[Images, Tensor | None]
         return images, None
     images.views, images.size, images.cameras = len(found), found.size, found.cameras
     alphas: list[Tensor] = []
-    tested = set(tested_views(len(found)))
+    tested = set(views_to_test(len(found)))
     digests: list[bytes] = []
     fringe = _Fringe()
     for view in range(len(found)):

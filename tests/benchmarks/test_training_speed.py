@@ -45,7 +45,7 @@ def test_a_step_at_first_has_the_losses_and_gradients_of_todays(training_speed):
         gradients.append([p.grad for p in training.model.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1])
     for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)  # float32 sums in another order
+        assert (one - other).norm() <= 1e-3 * other.norm() + 1e-7  # float32 sums in another order
 
 
 def test_the_ratios_are_written_under_their_keys(training_speed, tmp_path, capsys):

@@ -12,7 +12,7 @@ from planted import ODD, OPENGL, RING, Y_FROM_Z, Posed, render
 from ouroboros3d.cameras import Cameras, from_stored
 from ouroboros3d.datamodules.readers.poses import BLENDER
 from ouroboros3d.inspection.camera_checks.diagnosis import Diagnosis, diagnose, find_up
-from ouroboros3d.inspection.camera_checks.silhouette_fit import ViewSet, tested_views
+from ouroboros3d.inspection.camera_checks.silhouette_fit import ViewSet, views_to_test
 
 Matrices = NDArray[np.float64]
 
@@ -140,8 +140,8 @@ def test_a_single_wrong_view_is_named(odd: list[Posed]) -> None:
 
 
 def test_of_very_many_views_evenly_chosen_ones_are_tested_and_named_by_their_numbers(odd: list[Posed]) -> None:
-    assert tested_views(8) == tuple(range(8))
-    many = tested_views(10_000)
+    assert views_to_test(8) == tuple(range(8))
+    many = views_to_test(10_000)
     assert (len(many), many[0], many[-1]) == (200, 0, 9999)
     assert set(np.diff(many)) == {50, 51}
     late = view_set(odd[2], odd[2].blender[[0, 1, 6, 3, 4, 5, 2, 7]])

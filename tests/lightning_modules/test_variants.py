@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from ouroboros3d.batch import MultiviewBatch
 from ouroboros3d.callbacks.step_curves import CURVES, StepCurves, mean_curves
+from ouroboros3d.callbacks.step_frames import StepFrames
 from ouroboros3d.cameras import Cameras
 from ouroboros3d.diffusion.guidance import Estimate
 from ouroboros3d.diffusion.preconditioning import denoise
@@ -409,7 +410,7 @@ def test_a_generation_counts_its_own_cost(batch: MultiviewBatch) -> None:
 def test_step_curves_end_at_the_values_of_the_result_and_cost_nothing(batch: MultiviewBatch) -> None:
     for module in (staged().eval(), recursive().eval()):
         plain = module.evaluate(batch)
-        curves = StepCurves(module, batch)
+        curves = StepCurves(module, batch, StepFrames(module, batch.cameras, most=2))
         module.observers = [curves]
         watched = module.evaluate(batch)
         assert torch.equal(watched.generation.views_01, plain.generation.views_01)
@@ -436,7 +437,7 @@ def test_step_curves_end_at_the_values_of_the_result_and_cost_nothing(batch: Mul
 def test_curves_of_a_sampler_that_knows_the_answer_rise_to_it(batch: MultiviewBatch) -> None:
     """An estimate that nears the truth by half a step: its PSNR rises by 6 dB a step, a closed form."""
     module = staged().eval()
-    curves = StepCurves(module, batch)
+    curves = StepCurves(module, batch, StepFrames(module, batch.cameras, most=2))
     truth = module.codec.encode(batch.images_01)
     far = module.codec.encode(torch.full_like(batch.images_01, 0.5))
     for index, share in enumerate((1.0, 0.5, 0.25)):

@@ -30,7 +30,7 @@ MIN_VIEWS = 3
 _MAX_VIEWS = 200
 
 
-def tested_views(count: int) -> tuple[int, ...]:
+def views_to_test(count: int) -> tuple[int, ...]:
     """Which of the views of an object its cameras are tested with: all, or of very many evenly chosen ones."""
     return tuple(int(view) for view in np.linspace(0, count - 1, min(count, _MAX_VIEWS)).round())
 
