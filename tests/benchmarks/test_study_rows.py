@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ouroboros3d.datamodules.readers.detection import open_tree
+from ouroboros3d.datamodules.splits import split_of
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "ouroboros3d/datamodules/bundled"
@@ -54,3 +55,17 @@ def test_an_object_of_no_tree_is_one_line(study_rows, tmp_path: Path):
     run = write_run(tmp_path / "staged/a", {"mv_psnr": [20.5]}, uids=["nobody"])
     with pytest.raises(SystemExit, match=r"study_rows: trees: expected one that has every object of .*'nobody'"):
         study_rows.main([str(tmp_path / "rows.csv"), str(run), "--trees", str(BUNDLED)])
+
+
+def test_the_study_was_tested_on_held_out_objects_alone():
+    listed = set((ROOT / "ablations/study_objects.txt").read_text().split())
+    with (ROOT / "benchmarks/results/study.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    runs: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        runs.setdefault((row["variant"], row["training_seed"], row["sampling_seed"]), set()).add(row["uid"])
+    assert len(listed) == 150
+    assert all(uids == listed for uids in runs.values())
+    assert len(rows) == len(runs) * len(listed)
+    # What every training, that of the base weights too, leaves out: the split follows from the uid alone.
+    assert {split_of(uid) for uid in listed} == {"test"}
